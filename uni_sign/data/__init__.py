@@ -1,0 +1,1 @@
+"""Files to arrays: poses, labels, descriptions, text."""

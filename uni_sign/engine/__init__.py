@@ -1,0 +1,1 @@
+"""What turns a stage into a run: launch, loop, batches, optimizer, checkpoints, trackers."""

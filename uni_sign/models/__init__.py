@@ -1,0 +1,1 @@
+"""Neural modules: tensors in, tensors out."""
