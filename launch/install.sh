@@ -1,0 +1,16 @@
+# Sourced by the other scripts: makes a virtual environment when none is active, and installs what is missing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ -z "${VIRTUAL_ENV:-}" ]; then
+    [ -x .venv/bin/python ] || python3 -m venv .venv
+    source .venv/bin/activate
+fi
+# Every process of a launcher gets its share of the cores; more threads would fight for them.
+CORES=$(python -c 'import os; print(len(os.sched_getaffinity(0)))')
+STAMP="$VIRTUAL_ENV/.uni_sign_$(sha256sum pyproject.toml | cut -c1-16)"
+if [ ! -e "$STAMP" ] || ! python -c 'import uni_sign, torch, deepspeed' 2>/dev/null; then
+    # torch first and by itself, so that nothing else chooses its build.
+    python -c 'import torch' 2>/dev/null || pip install --quiet torch==2.13.0
+    pip install --quiet --editable '.[test]'
+    touch "$STAMP"
+fi

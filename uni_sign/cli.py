@@ -1,0 +1,143 @@
+"""The `uni-sign` command: train, evaluate, infer, demo-data, doctor, export."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from uni_sign.config import TrainConfig, as_plain, build_parser, parse_flags
+from uni_sign.errors import InputError
+from uni_sign.stages.base import Stage, load_stage, stage_names
+
+STATUS_FAILED, STATUS_BAD_INPUT = 1, 2
+_HELP = """usage: uni-sign COMMAND ...
+
+  train STAGE [flags]             train; stages: {stages}
+  evaluate --checkpoint F [flags] score the held-out splits with a finished run's weights
+  infer --checkpoint F --poses P  pose file or folder in, JSON lines of text out
+  demo-data [--videos]            make the embedded Demo corpus
+  doctor [STAGE] [flags]          check everything before training
+  export SOURCE TARGET            best_checkpoint.pth to a safetensors folder, and back
+
+Each command explains its flags with --help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status: 0 done, 1 failed, 2 a flag or file is wrong."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "infer": _infer,
+        "demo-data": _demo_data,
+        "doctor": _doctor,
+        "export": _export,
+    }
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(_HELP.format(stages=", ".join(stage_names())))
+            return 0
+        if words[0] not in commands:
+            raise InputError(f"Unknown command {words[0]}: use one of {', '.join(commands)}.")
+        return commands[words[0]](words[1:])
+    except InputError as error:
+        _complain(str(error))
+        return STATUS_BAD_INPUT
+
+
+def _complain(sentence: str) -> None:
+    """Say it once, not once a process."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"uni-sign: error: {sentence}", file=sys.stderr, flush=True)
+
+
+def _split_stage(words: list[str], default: str | None) -> tuple[str, list[str]]:
+    # Launchers put --local_rank first; the stage is the first word that is no flag.
+    place = next((i for i, word in enumerate(words) if word in stage_names()), None)
+    if place is not None:
+        return words[place], words[:place] + words[place + 1 :]
+    if default is None:
+        raise InputError(f"Name the stage to train: {', '.join(stage_names())}.")
+    return default, words
+
+
+def _train(words: list[str]) -> int:
+    name, flags = _split_stage(words, None)
+    stage_type = load_stage(name)
+    if {"-h", "--help"} & set(flags):
+        build_parser(TrainConfig, stage_type.Config, program=f"uni-sign train {name}").print_help()
+        return 0
+    config, stage_config = parse_flags(flags, TrainConfig, stage_type.Config)
+    return _run(stage_type(stage_config, config.seed), config, as_plain(config, stage_config))
+
+
+def _run(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> int:
+    stage.check()
+    # Importing torch's distributed stack takes seconds: wrong input is told before.
+    from uni_sign.engine.loop import DivergedError, run_stage
+
+    try:
+        run_stage(stage, config, plain)
+    except DivergedError as error:
+        _complain(str(error))
+        return STATUS_FAILED
+    return 0
+
+
+def _evaluate(words: list[str]) -> int:
+    from uni_sign.commands.checkpoints import stage_of
+
+    parser = argparse.ArgumentParser(prog="uni-sign evaluate", allow_abbrev=False)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="weights of a finished run")
+    known, flags = parser.parse_known_args(words)
+    program = "uni-sign evaluate"
+    stage_type, (config, stage_config) = stage_of(known.checkpoint, ["--eval", *flags], TrainConfig, program=program)
+    return _run(stage_type(stage_config, config.seed), config, as_plain(config, stage_config))
+
+
+def _infer(words: list[str]) -> int:
+    from uni_sign.commands.infer import InferConfig, infer
+
+    if {"-h", "--help"} & set(words):
+        build_parser(InferConfig, program="uni-sign infer").print_help()
+        return 0
+    return infer(words)
+
+
+def _demo_data(words: list[str]) -> int:
+    from uni_sign.data.demo import generate
+
+    parser = argparse.ArgumentParser(prog="uni-sign demo-data", allow_abbrev=False)
+    parser.add_argument("--data_root", "--data-root", type=Path, default=Path("."), help="where to put it (default: .)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the corpus (default: 0)")
+    parser.add_argument("--videos", action="store_true", help="render a small video of every clip, too")
+    known = parser.parse_args(words)
+    generate(known.data_root, seed=known.seed, videos=known.videos)
+    return 0
+
+
+def _doctor(words: list[str]) -> int:
+    from uni_sign.commands.doctor import doctor
+
+    name, flags = _split_stage(words, "fine_tuning")
+    if {"-h", "--help"} & set(flags):
+        build_parser(TrainConfig, load_stage(name).Config, program="uni-sign doctor").print_help()
+        return 0
+    return doctor(name, flags)
+
+
+def _export(words: list[str]) -> int:
+    from uni_sign.commands.export import export
+
+    parser = argparse.ArgumentParser(prog="uni-sign export", allow_abbrev=False)
+    parser.add_argument("source", type=Path, help="best_checkpoint.pth, or a folder that export made")
+    parser.add_argument("target", type=Path, help="the folder, or the .pth file, to make")
+    known = parser.parse_args(words)
+    export(known.source, known.target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

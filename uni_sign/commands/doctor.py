@@ -1,0 +1,138 @@
+"""`uni-sign doctor`: the checklist before training."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import torch
+
+from uni_sign.config import TrainConfig, parse_flags
+from uni_sign.engine.launch import check_launch
+from uni_sign.errors import InputError
+from uni_sign.stages.base import Finding, load_stage
+
+_MARKS = {"pass": "PASS", "warn": "WARN", "fail": "FAIL"}
+_TESTED = {
+    "torch": ("2.11", "2.16"),
+    "transformers": ("5", "6"),
+    "deepspeed": ("0.18", ""),
+    "accelerate": ("1.10", ""),
+}
+_POSE_POINTS, _POSE_MAPS, _MT5_MAPS = 69, 40, 24
+
+
+def doctor(stage_name: str, argv: Sequence[str]) -> int:
+    """Print the checklist; status 1 where any line fails."""
+    stage_type = load_stage(stage_name)
+    config, stage_config = parse_flags(argv, TrainConfig, stage_type.Config, program="uni-sign doctor")
+    stage = stage_type(stage_config, config.seed)
+    findings = [*_versions(), *_machine(), _flags(config), _output(config), *stage.examine()]
+    findings += _batch_and_memory(stage, config)
+    for finding in findings:
+        remedy = f"  -> {finding.remedy}" if finding.remedy and finding.level != "pass" else ""
+        print(f"{_MARKS[finding.level]}  {finding.subject:<20} {finding.detail}{remedy}")
+    failed = sum(finding.level == "fail" for finding in findings)
+    warned = sum(finding.level == "warn" for finding in findings)
+    print(f"{len(findings) - failed - warned} pass, {warned} warn, {failed} fail")
+    return 1 if failed else 0
+
+
+def _versions() -> list[Finding]:
+    findings = [Finding("pass", "python", sys.version.split()[0])]
+    for name, (low, high) in _TESTED.items():
+        version = importlib.metadata.version(name)
+        fits = _numbers(version) >= _numbers(low) and (not high or _numbers(version) < _numbers(high))
+        wanted = f"use {name}>={low}" + (f",<{high}" if high else "")
+        findings.append(Finding("pass" if fits else "warn", name, version, f"tested elsewhere: {wanted}"))
+    return findings
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
+
+
+def _machine() -> list[Finding]:
+    findings = []
+    for program in ("deepspeed", "accelerate"):
+        found = shutil.which(program)
+        findings.append(
+            Finding(
+                "pass" if found else "warn",
+                f"{program} launcher",
+                found or "not on PATH",
+                "activate the environment",
+            )
+        )
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        findings.append(Finding("pass", "devices", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}"))
+    else:
+        findings.append(
+            Finding("warn", "devices", f"no GPU, {os.cpu_count()} CPU cores", "fine for Demo; use --dtype fp32")
+        )
+    return findings
+
+
+def _flags(config: TrainConfig) -> Finding:
+    try:
+        check_launch(config)
+    except InputError as error:
+        return Finding("fail", "flags", str(error), "change the flag")
+    if config.dtype == "bf16" and not torch.cuda.is_available():
+        return Finding("warn", "flags", "--dtype bf16 is slow on a CPU", "use --dtype fp32 here")
+    return Finding("pass", "flags", f"{config.dtype}, ZeRO {config.zero_stage}, {config.opt} at {config.lr:g}")
+
+
+def _output(config: TrainConfig) -> Finding:
+    folder = config.output_dir
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    if not os.access(existing, os.W_OK):
+        return Finding("fail", "output folder", f"{existing} cannot be written", "choose another --output_dir")
+    if (folder / "log.jsonl").exists() and not config.resume:
+        return Finding("fail", "output folder", f"{folder} already holds a run", "add --resume auto or choose another")
+    free = shutil.disk_usage(existing).free / 1e9
+    return Finding("pass" if free > 10 else "warn", "output folder", f"{folder}, {free:.0f} GB free", "free some space")
+
+
+def _batch_and_memory(stage: Any, config: TrainConfig) -> list[Finding]:
+    processes = torch.cuda.device_count() or 1
+    total = config.batch_size * config.gradient_accumulation_steps * processes
+    batch = Finding(
+        "pass",
+        "effective batch",
+        f"{total} = {config.batch_size} clips x {config.gradient_accumulation_steps} accumulation "
+        f"x {processes} process(es)",
+    )
+    try:
+        with torch.device("meta"):
+            parameters, trainable, width = stage.shape()
+    except InputError as error:
+        return [batch, Finding("fail", "memory", f"cannot be estimated: {error}", "mend the lines above")]
+    needed = estimated_gb(config, parameters, trainable, width, stage.longest_clip, processes)
+    there = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else psutil.virtual_memory().available / 1e9
+    detail = f"about {needed:.1f} GB per process for {parameters / 1e6:.0f} M parameters; {there:.1f} GB are free"
+    remedy = "lower --batch_size, add --offload, --text_encoder_freeze or a higher --zero_stage"
+    level = "pass" if needed < 0.9 * there else "warn" if needed < there else "fail"
+    return [batch, Finding(level, "memory", detail, remedy)]  # type: ignore[arg-type]
+
+
+def estimated_gb(
+    config: TrainConfig, parameters: int, trainable: int, width: tuple[int, int], frames: int, processes: int
+) -> float:
+    """A rough upper estimate of one process's memory: weights, gradients, optimizer, activations.
+
+    ``width``: hidden_dim of the pose encoder and d_model of mT5. Counted per clip of ``frames`` frames as
+    about 40 maps of (69 points x hidden_dim) and 24 maps of d_model per mT5 input position.
+    """
+    value = 4 if config.dtype == "fp32" else 2
+    shards = {0: (1, 1, 1), 1: (1, 1, processes), 2: (1, processes, processes), 3: (processes,) * 3}
+    weight_shard, grad_shard, state_shard = shards[config.zero_stage]
+    # AdamW keeps two fp32 moments; DeepSpeed an fp32 copy of the weights besides.
+    state = 0 if config.offload else trainable * (8 if config.zero_stage == 0 else 12) / state_shard
+    hidden, d_model = width
+    activations = config.batch_size * frames * value * (_POSE_POINTS * hidden * _POSE_MAPS + d_model * _MT5_MAPS * 12)
+    return (parameters * value / weight_shard + trainable * value / grad_shard + state + activations) / 1e9 + 0.5

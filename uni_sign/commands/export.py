@@ -1,0 +1,62 @@
+"""`uni-sign export`: best_checkpoint.pth to a folder of safetensors + config.json, and back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from uni_sign.data.safe_pickle import load_tensors
+from uni_sign.errors import InputError
+from uni_sign.models.weights import unwrap
+
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+
+
+def export(source: Path, target: Path) -> None:
+    """A ``.pth`` file becomes a folder, a folder a ``.pth`` file; nothing is overwritten."""
+    if target.exists():
+        raise InputError(f"{target} exists already: choose another name.")
+    if source.is_dir():
+        _to_pth(source, target)
+    else:
+        _to_folder(source, target)
+    print(f"Wrote {target}")
+
+
+def _to_folder(source: Path, target: Path) -> None:
+    checkpoint = unwrap(load_tensors(source), str(source))
+    first: dict[tuple[int, torch.Size], str] = {}
+    tied: dict[str, str] = {}
+    weights: dict[str, Tensor] = {}
+    for name, value in checkpoint.weights.items():
+        # safetensors refuses tied tensors: each is stored once, its other names in the config.
+        owner = first.setdefault((value.data_ptr(), value.shape), name)
+        if owner == name:
+            weights[name] = value.contiguous()
+        else:
+            tied[name] = owner
+    extras = {key: value for key, value in checkpoint.extras.items() if _plain(value)}
+    target.mkdir(parents=True)
+    save_file(weights, target / _WEIGHTS, metadata={"format": "pt"})
+    (target / _CONFIG).write_text(json.dumps({**extras, "tied": tied}, indent=1, ensure_ascii=False))
+
+
+def _to_pth(source: Path, target: Path) -> None:
+    try:
+        extras: dict[str, Any] = json.loads((source / _CONFIG).read_text(encoding="utf-8"))
+        tied: dict[str, str] = extras.pop("tied")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{source / _CONFIG} is missing or not one that `uni-sign export` wrote.") from error
+    weights = load_tensors(source / _WEIGHTS)
+    missing = [owner for owner in tied.values() if owner not in weights]
+    if missing:
+        raise InputError(f"{source / _WEIGHTS} lacks {missing[0]}: export it again.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": {**weights, **{name: weights[owner] for name, owner in tied.items()}}, **extras}, target)
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, dict, list, type(None)))

@@ -1,0 +1,84 @@
+"""`uni-sign infer`: pose files in, text out, one JSON line a clip."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from uni_sign.commands.checkpoints import stage_of
+from uni_sign.config import at_least, flag
+from uni_sign.data.signs import Key
+from uni_sign.errors import InputError
+from uni_sign.stages.base import to_device
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """The flags of inference."""
+
+    checkpoint: Path = flag(Path("best_checkpoint.pth"), "weights of a finished run")
+    poses: Path = flag(Path("."), "a pose file, or a folder of them")
+    descriptions: str = flag("", "folder of <clip>.json description files")
+    language: str = flag("", "language to write; default: the corpus's")
+    output: str = flag("", "file for the JSON lines; default: standard output")
+    batch_size: int = flag(16, "clips per batch", check=at_least(1))
+    num_workers: int = flag(0, "data-loading processes", check=at_least(0))
+
+
+def infer(argv: Sequence[str]) -> int:
+    """Run the command; status 0, or 2 where no clip could be read."""
+    path = _checkpoint_flag(argv)
+    stage_type, (config, stage_config) = stage_of(path, argv, InferConfig, program="uni-sign infer")
+    stage = stage_type(stage_config, 0)
+    done = 0
+    with ExitStack() as stack:
+        out = stack.enter_context(open(config.output, "w", encoding="utf-8")) if config.output else sys.stdout
+        for row in _rows(stage, config):
+            done += _write(out, row)
+    if done == 0:
+        raise InputError(f"No clip at {config.poses} could be read.")
+    return 0
+
+
+def _checkpoint_flag(argv: Sequence[str]) -> Path:
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == "--checkpoint":
+            return Path(following)
+        if word.startswith("--checkpoint="):
+            return Path(word.partition("=")[2])
+    return InferConfig.checkpoint
+
+
+def _rows(stage: Any, config: InferConfig) -> Iterator[dict[str, Any]]:
+    descriptions = Path(config.descriptions) if config.descriptions else None
+    dataset = stage.files_dataset(config.poses, descriptions, config.language)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if stage.text_encoder is not None:
+        files = [s.description_path for s in dataset.samples if s.description_path]
+        stage.text_encoder.fill_cache(files, accelerator)
+    model = stage.build_model().to(accelerator.device).eval()
+    keys = [Key(0, index) for index in range(len(dataset))]
+    batches = [keys[i : i + config.batch_size] for i in range(0, len(keys), config.batch_size)]
+    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=stage.collate(), num_workers=config.num_workers)
+    for batch in tqdm(loader, desc="translating", unit="batch", disable=not config.output):
+        for problem in batch["problems"]:
+            yield {"error": problem}
+        yield from stage.predict(model, to_device(batch, accelerator.device))
+
+
+def _write(out: TextIO, row: dict[str, Any]) -> int:
+    """One line; counts those that are translations."""
+    if "error" in row:
+        print(f"left out: {row['error']}", file=sys.stderr)
+        return 0
+    out.write(json.dumps({"name": row["name"], "prediction": row["prediction"]}, ensure_ascii=False) + "\n")
+    out.flush()
+    return 1

@@ -1,0 +1,261 @@
+"""Flags and YAML or JSON files to typed dataclasses; every value is checked before any process group starts."""
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+
+from uni_sign.errors import InputError
+
+Check = Callable[[Any], str | None]
+
+
+def flag(default: Any, help: str, *, check: Check | None = None, aliases: Sequence[str] = ()) -> Any:
+    """A dataclass field that is a command-line flag: its default, its help and the check of its value."""
+    return dataclasses.field(default=default, metadata={"help": help, "check": check, "aliases": aliases})
+
+
+def at_least(low: float) -> Check:
+    """Accepts numbers >= low."""
+    return lambda value: None if value >= low else f"must be at least {low:g}"
+
+
+def above(low: float) -> Check:
+    """Accepts numbers > low."""
+    return lambda value: None if value > low else f"must be greater than {low:g}"
+
+
+def between(low: float, high: float) -> Check:
+    """Accepts numbers from low to high."""
+    return lambda value: None if low <= value <= high else f"must lie between {low:g} and {high:g}"
+
+
+def _betas(value: tuple[float, float]) -> str | None:
+    return None if all(0 <= beta < 1 for beta in value) else "must be two numbers from 0 to below 1"
+
+
+def _trackers(value: str) -> str | None:
+    names = set(value.split(","))
+    if names <= {"auto", "wandb", "tensorboard", "none"} and (len(names) == 1 or not names & {"auto", "none"}):
+        return None
+    return "must be auto, none, wandb, tensorboard or wandb,tensorboard"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The flags of the loop, the same for every stage."""
+
+    output_dir: Path = flag(Path("out/run"), "folder of the run: checkpoints, logs, predictions, pictures")
+    resume: str = flag(
+        "", "continue a stopped run: auto (newest complete checkpoint in output_dir) or a checkpoint folder"
+    )
+    seed: int = flag(42, "seed of weights, order, frame choice and dropout", check=between(0, 2**31 - 1))
+    epochs: int = flag(20, "passes over the training split", check=at_least(1))
+    max_steps: int = flag(0, "stop after this many optimizer steps; 0: no limit", check=at_least(0))
+    batch_size: int = flag(16, "clips per process and micro-batch", check=at_least(1))
+    gradient_accumulation_steps: int = flag(1, "micro-batches per optimizer step", check=at_least(1))
+    gradient_clipping: float = flag(1.0, "largest gradient norm; 0: no clipping", check=at_least(0))
+    opt: Literal["adamw", "sgd"] = flag("adamw", "optimizer")
+    opt_eps: float = flag(1e-9, "epsilon of AdamW", check=above(0))
+    opt_betas: tuple[float, float] = flag((0.9, 0.999), "the two betas of AdamW", check=_betas)
+    weight_decay: float = flag(1e-4, "weight decay of matrices (biases and norms have none)", check=at_least(0))
+    sched: Literal["cosine", "linear", "constant"] = flag("cosine", "course of the learning rate after warm-up")
+    lr: float = flag(1e-3, "highest learning rate", check=above(0))
+    min_lr: float = flag(1e-8, "learning rate at the end of the schedule", check=at_least(0))
+    warmup_epochs: float = flag(0.0, "epochs of linear warm-up", check=at_least(0))
+    dtype: Literal["bf16", "fp16", "fp32"] = flag("bf16", "precision of the computation")
+    zero_stage: Literal[0, 1, 2, 3] = flag(2, "DeepSpeed ZeRO stage; 0: plain data parallel without DeepSpeed")
+    offload: bool = flag(False, "keep the optimizer on the CPU (ZeRO-2 and 3)")
+    num_workers: int = flag(2, "data-loading processes per rank", check=between(0, 128))
+    pin_mem: bool = flag(True, "page-locked host memory for copies to the GPU")
+    eval: bool = flag(False, "score the held-out splits and stop, without training")
+    eval_epochs: int = flag(1, "score the dev split every so many epochs", check=at_least(1))
+    save_steps: int = flag(
+        0,
+        "checkpoint every so many optimizer steps, beside the one after each epoch; 0: epochs only",
+        check=at_least(0),
+        aliases=("quick_break",),
+    )
+    save_total_limit: int = flag(2, "how many checkpoints to keep", check=at_least(1))
+    log_steps: int = flag(10, "log every so many optimizer steps", check=at_least(1))
+    report_to: str = flag(
+        "auto",
+        "trackers: wandb, tensorboard, both by comma, none, or auto (W&B where a key or WANDB_MODE is set)",
+        check=_trackers,
+    )
+    bad_samples: Literal["report", "stop"] = flag(
+        "report", "an unusable clip is reported and left out, or stops the run"
+    )
+    local_rank: int = flag(-1, "set by launchers, ignored: ranks come from the environment")
+
+    def conflicts(self) -> str | None:
+        """What does not go together, in one sentence."""
+        if self.offload and self.zero_stage < 2:
+            return f"--offload needs --zero_stage 2 or 3, not {self.zero_stage}"
+        if self.min_lr > self.lr:
+            return f"--min_lr {self.min_lr:g} is above --lr {self.lr:g}: lower it"
+        if self.warmup_epochs > self.epochs:
+            return f"--warmup_epochs {self.warmup_epochs:g} is more than --epochs {self.epochs}: lower it"
+        return None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message[0].upper() + message[1:] + "; see --help.")
+
+
+def parse_flags(
+    argv: Sequence[str],
+    *kinds: Any,
+    program: str = "uni-sign train",
+    defaults: Mapping[str, Any] | None = None,
+) -> list[Any]:
+    """One checked instance per dataclass in ``kinds``; flags win over ``--config FILE``, that over ``defaults``.
+
+    Dashes and underscores in flag names are the same. Raises InputError for anything unknown or impossible.
+    """
+    fields = {field.name: (kind, field) for kind in kinds for field in dataclasses.fields(kind)}
+    parser = build_parser(*kinds, program=program)
+    known, unknown = parser.parse_known_args([_underscored(token) for token in argv])
+    if unknown:
+        raise InputError(_unknown_flag(unknown[0], parser))
+    given = {name: value for name, value in vars(known).items() if name != "config"}
+    values = converted(defaults or {}, kinds, "the checkpoint's flags")
+    if known.config:
+        values |= converted(read_yaml(known.config), kinds, str(known.config))
+    values |= given
+    made = []
+    for kind in kinds:
+        instance = kind(**{name: value for name, value in values.items() if fields[name][0] is kind})
+        check_values(instance)
+        made.append(instance)
+    return made
+
+
+def build_parser(*kinds: Any, program: str) -> argparse.ArgumentParser:
+    """The argparse parser of these dataclasses: a flag a field, grouped by dataclass, nothing abbreviated."""
+    parser = _Parser(prog=program, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--config", type=Path, default=None, help="YAML or JSON file of flags; the command line wins")
+    for kind in kinds:
+        group = parser.add_argument_group(kind.__doc__.splitlines()[0])
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            _add_flag(group, field, hints[field.name])
+    return parser
+
+
+def _add_flag(group: Any, field: Any, hint: Any) -> None:
+    names = [f"--{name}" for name in (field.name, *field.metadata["aliases"])]
+    default = field.default
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    help_text = field.metadata["help"].replace("%", "%%")
+    if shown not in ("", None):
+        help_text += f" (default: {shown})"
+    options: dict[str, Any] = {"dest": field.name, "help": help_text}
+    kind = _plain_type(hint)
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        options.update(type=type(choices[0]), choices=choices)
+    elif typing.get_origin(kind) is tuple:
+        options.update(type=float, nargs=2)
+    else:
+        options["type"] = kind
+    group.add_argument(*names, **options)
+
+
+def _plain_type(hint: Any) -> Any:
+    """``X`` of ``X | None``, else the hint itself."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _underscored(token: str) -> str:
+    if not token.startswith("--"):
+        return token
+    name, equals, value = token.partition("=")
+    plain = name[2:].replace("-", "_")
+    # argparse spells the negation of a boolean flag with a dash.
+    spelled = "no-" + plain[3:] if plain.startswith("no_") else plain
+    return f"--{spelled}{equals}{value}"
+
+
+def _unknown_flag(token: str, parser: argparse.ArgumentParser) -> str:
+    if not token.startswith("-"):
+        return f"Unexpected argument {token!r}: flags start with two dashes; see --help."
+    known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    name = token.partition("=")[0]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Unknown flag {name}" + (f": did you mean {near[0]}?" if near else "; see --help.")
+
+
+def converted(content: Mapping[str, Any], kinds: Sequence[Any], source: str) -> dict[str, Any]:
+    """Values by flag name, converted as the command line converts them; ``source`` is named in errors."""
+    parser = build_parser(*kinds, program=source)
+    by_option = {option: action for action in parser._actions for option in action.option_strings}
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        option = _underscored(f"--{key}")
+        if option not in by_option or option in ("--config", "--help") or option.startswith("--no-"):
+            raise InputError(f"{source}: {_unknown_flag(option, parser)}")
+        action = by_option[option]
+        if isinstance(action, argparse.BooleanOptionalAction):
+            if not isinstance(value, bool):
+                raise InputError(f"{source}: {key} must be true or false, not {value!r}.")
+            values[action.dest] = value
+            continue
+        words = [str(word) for word in value] if isinstance(value, (list, tuple)) else [str(value)]
+        try:
+            values.update(vars(parser.parse_args([option, *words])))
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
+    values.pop("config", None)
+    return values
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML or JSON file; raises InputError where it is missing, broken or not a mapping."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold names and values, one a line, but holds {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
+
+
+def check_values(config: Any) -> None:
+    """Raise InputError for the first value of ``config`` that is impossible alone or together with others."""
+    for field in dataclasses.fields(config):
+        value, check = getattr(config, field.name), field.metadata.get("check")
+        if isinstance(value, float) and value != value:
+            raise InputError(f"--{field.name} is not a number.")
+        if isinstance(value, tuple):
+            object.__setattr__(config, field.name, tuple(value))
+        problem = check(value) if check and value is not None else None
+        if problem:
+            raise InputError(f"--{field.name} {value} {problem}.")
+        if isinstance(value, list):
+            object.__setattr__(config, field.name, tuple(value))
+    conflict = config.conflicts() if hasattr(config, "conflicts") else None
+    if conflict:
+        raise InputError(conflict + ".")
+
+
+def as_plain(*configs: Any) -> dict[str, Any]:
+    """Flat names and plain values of the dataclasses, as they go into config.yaml and checkpoints."""
+    merged: dict[str, Any] = {}
+    for config in configs:
+        for name, value in dataclasses.asdict(config).items():
+            merged[name] = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+    return merged

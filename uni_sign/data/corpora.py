@@ -1,0 +1,255 @@
+"""A corpus is one YAML file: names, languages, folders; its clips are `Sample`s."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from uni_sign.data.safe_pickle import load_pickle
+from uni_sign.errors import InputError
+
+SPLITS = ("train", "dev", "test")
+TASKS = ("SLT", "CSLR", "ISLR")
+_CORPORA = Path(__file__).resolve().parents[2] / "configs" / "corpora"
+_HELD_OUT_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The files of a corpus, folders resolved; `{split}` in ``description_dirs`` stands for the split's name.
+
+    ``text_normalization`` says how texts are scored: by ``characters``, by ``words``, or ``auto``: characters for
+    Chinese and Japanese.
+    """
+
+    name: str
+    language: str
+    labels: dict[str, Path]
+    pose_dir: Path
+    description_dirs: tuple[Path, ...] = ()
+    video_dir: Path | None = None
+    isolated_labels: dict[str, Path] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ("SLT",)
+    text_normalization: str = "auto"
+    label_format: str = "pickle"
+    max_length: int = 256
+    max_target_length: int = 50
+
+    def label_files(self, task: str) -> dict[str, Path]:
+        """The label file per split for a task: single signs have files of their own where the corpus has both."""
+        return self.isolated_labels if task == "ISLR" and self.isolated_labels else self.labels
+
+    def scoring_style(self, language: str) -> Literal["characters", "words"]:
+        """How texts of a language are split before they are scored."""
+        by_characters = language in ("Chinese", "Japanese")
+        if self.text_normalization != "auto":
+            by_characters = self.text_normalization == "characters"
+        return "characters" if by_characters else "words"
+
+    def description_dir(self, split: str) -> Path | None:
+        """The first description folder of the split that is there."""
+        candidates = [Path(str(folder).format(split=split)) for folder in self.description_dirs]
+        return next((folder for folder in candidates if folder.is_dir()), None)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip: its files, the text it is to become, and the size of its pose file in bytes."""
+
+    name: str
+    pose_path: Path
+    description_path: Path | None
+    target: str
+    language: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """The usable clips of a split, and a sentence for each that is not usable."""
+
+    samples: list[Sample]
+    problems: list[str]
+
+
+def known_corpora() -> list[str]:
+    """Names of the shipped corpora."""
+    return sorted(path.stem for path in _CORPORA.glob("*.yaml"))
+
+
+def load_corpus(name_or_path: str, data_root: Path) -> Corpus:
+    """Read a corpus file by name (configs/corpora) or path; folders are relative to ``data_root``."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = _CORPORA / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise InputError(
+                f"--dataset {name_or_path} is unknown: use {', '.join(known_corpora())}, or the path of a YAML file."
+            )
+    return _corpus_from(_mapping(path), path, data_root)
+
+
+def default_corpus(data_root: Path) -> tuple[Corpus, str]:
+    """CSL_Daily where its files are, else Demo; and the sentence that says so."""
+    corpus = load_corpus("CSL_Daily", data_root)
+    if corpus.labels["train"].is_file():
+        return corpus, f"No --dataset given: using CSL_Daily, found at {corpus.labels['train']}."
+    return load_corpus("Demo", data_root), (
+        f"No --dataset given and no CSL_Daily at {corpus.labels['train']}: using the embedded Demo corpus."
+    )
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--dataset: {path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"--dataset: {path} is not valid YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"--dataset: {path} must hold names and values, as configs/corpora/Demo.yaml does.")
+    return content
+
+
+def _corpus_from(content: Mapping[str, Any], path: Path, root: Path) -> Corpus:
+    known = set(Corpus.__dataclass_fields__)
+    unknown, missing = set(content) - known, {"name", "language", "labels", "pose_dir"} - set(content)
+    if unknown or missing:
+        what = f"unknown key {min(unknown)!r}" if unknown else f"missing key {min(missing)!r}"
+        raise InputError(f"{path}: {what}; the keys are {', '.join(sorted(known))}.")
+    values = dict(content)
+    try:
+        for key in ("labels", "isolated_labels"):
+            values[key] = {split: _present(root, file) for split, file in dict(values.get(key, {})).items()}
+        values["pose_dir"] = _present(root, values["pose_dir"])
+        values["description_dirs"] = tuple(root / folder for folder in _listed(values.get("description_dirs", [])))
+        values["video_dir"] = _present(root, values["video_dir"]) if values.get("video_dir") else None
+        values["tasks"] = tuple(_listed(values.get("tasks", ["SLT"])))
+        corpus = Corpus(**values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: a value has the wrong form: {error}.") from error
+    _check(corpus, path)
+    return corpus
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _present(root: Path, choice: Any) -> Path:
+    """The first of several spellings of a path that is there, else the first."""
+    paths = [root / str(spelling) for spelling in _listed(choice)]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _check(corpus: Corpus, path: Path) -> None:
+    wrong = [task for task in corpus.tasks if task not in TASKS]
+    if wrong:
+        raise InputError(f"{path}: task {wrong[0]!r} is unknown: use {', '.join(TASKS)}.")
+    if corpus.label_format not in ("pickle", "csl_news"):
+        raise InputError(f"{path}: label_format {corpus.label_format!r} is unknown: use pickle or csl_news.")
+    if corpus.text_normalization not in ("auto", "characters", "words"):
+        raise InputError(f"{path}: text_normalization must be auto, characters or words.")
+    lengths = (corpus.max_length, corpus.max_target_length)
+    if not all(isinstance(length, int) and length > 0 for length in lengths):
+        raise InputError(f"{path}: max_length and max_target_length must be whole numbers above 0.")
+    needed = SPLITS if corpus.label_format == "pickle" else ("train",)
+    for split in needed:
+        if split not in corpus.labels:
+            raise InputError(f"{path}: labels has no {split!r}; name one file each for {', '.join(needed)}.")
+
+
+def read_split(corpus: Corpus, task: str, split: str) -> Split:
+    """The clips of a split whose label and pose file are there.
+
+    Raises InputError where the label file is missing, broken or holds no usable clip at all.
+    """
+    labels, path = _read_labels(corpus, task, split)
+    sizes = _file_sizes(corpus.pose_dir)
+    described = corpus.description_dir(split)
+    described_names = {entry.name for entry in os.scandir(described)} if described else set()
+    samples: list[Sample] = []
+    problems: list[str] = []
+    for key, entry in labels.items():
+        made = _sample(str(key), entry, corpus, task, sizes)
+        if isinstance(made, str):
+            problems.append(f"{path}: clip {key}: {made}")
+            continue
+        name, pose_file, target, language = made
+        description = described / f"{name}.json" if described and f"{name}.json" in described_names else None
+        samples.append(Sample(name, corpus.pose_dir / pose_file, description, target, language, sizes[pose_file]))
+    if not samples:
+        first = problems[0] if problems else f"{path} is empty"
+        raise InputError(f"No usable clip in split {split!r} of {corpus.name}: {first}")
+    return Split(samples, problems)
+
+
+def _sample(
+    key: str, entry: Any, corpus: Corpus, task: str, sizes: Mapping[str, int]
+) -> tuple[str, str, str, str] | str:
+    """(name, pose file, target, language) of a label entry, or what is wrong with it."""
+    if not isinstance(entry, Mapping):
+        return f"its entry is {type(entry).__name__}, not a dict."
+    pose = entry.get("pose") or entry.get("video_path") or entry.get("video") or f"{key}.pkl"
+    target = _target(entry, task)
+    if not isinstance(pose, str) or not isinstance(target, str):
+        return "video_path and text must be strings, gloss a list of strings."
+    if not target.strip():
+        return f"its target for {task} is empty."
+    stem = Path(pose).name.rsplit(".", 1)[0]
+    file = next((f"{stem}{suffix}" for suffix in (".npz", ".pkl") if f"{stem}{suffix}" in sizes), None)
+    if file is None:
+        return f"no pose file {stem}.pkl in {corpus.pose_dir}."
+    # A language the prompt does not know would go unseen into training: it must be a word.
+    language = entry.get("language", corpus.language)
+    if not isinstance(language, str) or not language.isalpha():
+        return f"its language {language!r} is not a word such as Chinese or English."
+    return str(entry.get("name", key)), file, target, language
+
+
+def _target(entry: Mapping[str, Any], task: str) -> Any:
+    if task != "CSLR":
+        return entry.get("text")
+    gloss = entry.get("gloss", "")
+    if isinstance(gloss, (list, tuple)) and all(isinstance(word, str) for word in gloss):
+        return " ".join(gloss)
+    return gloss
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries}
+    except OSError as error:
+        raise InputError(
+            f"The pose folder {folder} cannot be read ({error.strerror}): put the pose files there, or set --data_root."
+        ) from error
+
+
+def _read_labels(corpus: Corpus, task: str, split: str) -> tuple[Mapping[str, Any], Path]:
+    files = corpus.label_files(task)
+    path = files.get(split, files["train"])
+    if not path.is_file():
+        hint = "run `uni-sign demo-data`" if corpus.name == "Demo" else "put it there, or set --data_root"
+        raise InputError(f"No label file {path} for split {split!r} of {corpus.name}: {hint}.")
+    labels = _csl_news(path, split) if corpus.label_format == "csl_news" else load_pickle(path)
+    if not isinstance(labels, Mapping):
+        raise InputError(f"{path} must hold a dict of clips, but holds {type(labels).__name__}.")
+    return labels, path
+
+
+def _csl_news(path: Path, split: str) -> dict[str, Any]:
+    """CSL-News: one JSON list of {video, pose, text}, whose last 1 % are dev and test."""
+    try:
+        entries = json.loads(path.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON in UTF-8: {error}.") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"{path} must hold a list of clips, each with video, pose and text.")
+    held_out = max(1, int(len(entries) * _HELD_OUT_SHARE))
+    chosen = entries[:-held_out] if split == "train" else entries[-held_out:]
+    return {Path(str(entry.get("pose") or entry.get("video") or i)).stem: entry for i, entry in enumerate(chosen)}

@@ -1,0 +1,262 @@
+"""Clips to training batches: poses to parts, frames to descriptions, targets to token ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uni_sign.data.corpora import Sample
+from uni_sign.data.descriptions import align, read_descriptions
+from uni_sign.data.text_cache import TextFeatures
+from uni_sign.data.tokenizer import Tokenizer
+from uni_sign.data.wholebody import PARTS, choose_frames, read_pose, split_parts
+from uni_sign.errors import SampleError
+
+Fill = Literal["nearest", "interpolate", "none"]
+MAX_TEXT_TOKENS = 256
+# Trainable text encoders run once per group, so every rank makes the same calls whatever its clips hold.
+TEXT_GROUPS = 4
+IGNORED = -100
+_NO_PATH = Path()
+_REMEMBERED_TEXTS = 65536
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the sampler asks for: clip ``index`` in ``epoch``; an uncounted clip only fills a place."""
+
+    epoch: int
+    index: int
+    counted: bool = True
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A clip that could not be read, and why."""
+
+    problem: str
+
+
+@dataclass(frozen=True)
+class FrameTexts:
+    """Descriptions of a clip's T frames: distinct texts, and per frame the two it lies between (-1: none)."""
+
+    texts: list[str]
+    left: np.ndarray
+    right: np.ndarray
+    weight: np.ndarray
+    indicator: np.ndarray
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip ready to be batched: parts (T, V, 3) float32, token ids, and its descriptions where used."""
+
+    key: Key
+    sample: Sample
+    parts: dict[str, np.ndarray]
+    labels: list[int]
+    prefix: list[int]
+    described: FrameTexts | None
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How clips are read: ``descriptions`` off leaves out all text work."""
+
+    max_length: int
+    max_target_length: int
+    seed: int
+    training: bool
+    descriptions: bool = False
+    description_fill: Fill = "nearest"
+    text_dropout_p: float = 0.0
+
+
+def prompt(language: str) -> str:
+    """The prefix that tells mT5 what to write."""
+    return f"Translate sign language video to {language}: "
+
+
+class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
+    """Clips by `Key`. Every random draw depends on seed, epoch and clip alone: not on process or worker."""
+
+    def __init__(self, samples: Sequence[Sample], tokenizer: Tokenizer, settings: ClipSettings) -> None:
+        self.samples, self.settings = list(samples), settings
+        self.labels = tokenizer.encode_all([sample.target for sample in samples])
+        self.cut_targets = sum(len(ids) > settings.max_target_length for ids in self.labels)
+        languages = sorted({sample.language for sample in samples})
+        self.prefixes = {language: tokenizer.encode(prompt(language)) for language in languages}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each clip's pose file: a measure of its length that needs no reading."""
+        return [sample.size for sample in self.samples]
+
+    def __getitem__(self, key: Key) -> Clip | Unusable:
+        try:
+            return self._clip(key)
+        except SampleError as error:
+            return Unusable(str(error))
+
+    def _clip(self, key: Key) -> Clip:
+        sample, settings = self.samples[key.index], self.settings
+        rng = np.random.default_rng([settings.seed, key.epoch, key.index]) if settings.training else None
+        pose = read_pose(sample.pose_path)
+        frames = choose_frames(len(pose.keypoints), settings.max_length, rng)
+        parts = split_parts(pose.keypoints[frames], pose.scores[frames])
+        return Clip(
+            key=key,
+            sample=sample,
+            parts={name: part.astype(np.float32, copy=False) for name, part in parts.items()},
+            labels=_cut(self.labels[key.index], settings.max_target_length),
+            prefix=self.prefixes[sample.language],
+            described=self._describe(sample, frames, rng) if settings.descriptions else None,
+        )
+
+    def _describe(self, sample: Sample, frames: np.ndarray, rng: np.random.Generator | None) -> FrameTexts:
+        count = len(frames)
+        found = read_descriptions(sample.description_path) if sample.description_path else {}
+        alignment = align(found, frames, self.settings.description_fill)
+        if alignment is None:
+            nowhere = np.full(count, -1, np.int64)
+            zeros = np.zeros(count, np.float32)
+            return FrameTexts([], nowhere, nowhere, zeros, zeros)
+        left, right, indicator = alignment.left, alignment.right, alignment.indicator
+        weight = alignment.weight
+        if rng is not None and self.settings.text_dropout_p > 0:
+            dropped = (indicator > 0) & (rng.random(count) < self.settings.text_dropout_p)
+            left, right = np.where(dropped, -1, left), np.where(dropped, -1, right)
+            weight, indicator = np.where(dropped, 0, weight), np.where(dropped, 0, indicator)
+        return FrameTexts(alignment.texts, left, right, weight, indicator)
+
+
+def _cut(ids: list[int], length: int) -> list[int]:
+    """At most ``length`` ids, the end-of-sentence id staying last."""
+    return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
+
+
+class Collate:
+    """Clips to one batch of packed tensors (see `uni_sign.models.uni_sign.UniSign`); picklable for workers.
+
+    Identical texts of a batch are encoded once. ``features``: the frozen encoder's cache; without it the batch
+    carries token ids in `TEXT_GROUPS` length-sorted groups, each padded to its own longest.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, descriptions: bool, features: TextFeatures | None) -> None:
+        self.descriptions, self.features = descriptions, features
+        self._tokenizer = tokenizer
+        self._known_ids: dict[str, list[int]] = {}
+
+    def __call__(self, items: Sequence[Clip | Unusable]) -> dict[str, Any]:
+        problems = [item.problem for item in items if isinstance(item, Unusable)]
+        clips = [item for item in items if isinstance(item, Clip)] or [_blank()]
+        lengths = np.array([len(clip.parts["body"]) for clip in clips])
+        batch: dict[str, Any] = {
+            "names": [clip.sample.name for clip in clips],
+            "indices": [clip.key.index if clip.key.counted else -1 for clip in clips],
+            "problems": problems,
+            "lengths": torch.from_numpy(lengths),
+            "labels": _padded_labels(clips),
+            **{f"parts.{part}": torch.from_numpy(np.concatenate([c.parts[part] for c in clips])) for part in PARTS},
+            **_places([len(clip.prefix) for clip in clips], lengths),
+            "prefix_ids": torch.tensor([i for clip in clips for i in clip.prefix]),
+        }
+        if self.descriptions:
+            batch.update(self._texts(clips))
+        return batch
+
+    def _texts(self, clips: Sequence[Clip]) -> dict[str, Any]:
+        """Per-frame rows into the table of distinct texts, row 0 of which is "no text"."""
+        row_of: dict[str, int] = {}
+        left, right = [], []
+        for clip in clips:
+            described = clip.described
+            assert described is not None
+            used = sorted(set(described.left.tolist() + described.right.tolist()) - {-1})
+            for i in used:
+                row_of.setdefault(described.texts[i], len(row_of))
+            rows = np.zeros(len(described.texts) + 1, np.int64)
+            for i in used:
+                rows[i] = row_of[described.texts[i]] + 1
+            left.append(rows[described.left])
+            right.append(rows[described.right])
+        frames = [clip.described for clip in clips if clip.described is not None]
+        batch = {
+            "text_weight": torch.from_numpy(np.concatenate([f.weight for f in frames]).astype(np.float32)),
+            "text_indicator": torch.from_numpy(np.concatenate([f.indicator for f in frames]).astype(np.float32)),
+        }
+        texts, order = list(row_of), np.arange(len(row_of) + 1)
+        if self.features is not None:
+            batch["text_features"] = torch.from_numpy(self.features.lookup(texts))
+        else:
+            batch["text_groups"], order = self._groups(texts)
+        batch["text_left"] = torch.from_numpy(order[np.concatenate(left)])
+        batch["text_right"] = torch.from_numpy(order[np.concatenate(right)])
+        return batch
+
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._known_ids:
+            if len(self._known_ids) >= _REMEMBERED_TEXTS:
+                self._known_ids.clear()
+            self._known_ids[text] = self._tokenizer.encode(text, MAX_TEXT_TOKENS)
+        return self._known_ids[text]
+
+    def _groups(self, texts: Sequence[str]) -> tuple[list[Tensor], np.ndarray]:
+        """Token ids in length-sorted groups, and the table row of each text after sorting (0 stays 0)."""
+        ids = [self._encode(text) for text in texts]
+        by_length = np.argsort([len(i) for i in ids], kind="stable") if ids else np.zeros(0, np.int64)
+        groups, row, rows = [], 1, np.zeros(len(ids) + 1, np.int64)
+        for members in np.array_split(by_length, TEXT_GROUPS):
+            rows[members + 1] = row + np.arange(len(members))
+            # An empty group still makes its call, on an empty text: the same graph on every rank.
+            chosen = [ids[i] for i in members] or [self._encode("")]
+            row += len(chosen)
+            groups.append(_padded(chosen, 0))
+        return groups, rows
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+
+def _padded_labels(clips: Sequence[Clip]) -> Tensor:
+    return _padded([clip.labels if clip.key.counted else [IGNORED] * len(clip.labels) for clip in clips], IGNORED)
+
+
+def _places(prefix_lengths: Sequence[int], frame_lengths: np.ndarray) -> dict[str, Tensor]:
+    """Flat places of prefix tokens and frames in the (B, S) input, each clip from the left, and its mask."""
+    prefix = np.asarray(prefix_lengths)
+    total = prefix + frame_lengths
+    width = int(total.max())
+    starts = np.arange(len(total)) * width
+    prefix_place = np.concatenate([s + np.arange(n) for s, n in zip(starts, prefix, strict=True)])
+    frame_starts = starts + prefix
+    frame_place = np.concatenate([s + np.arange(n) for s, n in zip(frame_starts, frame_lengths, strict=True)])
+    return {
+        "prefix_position": torch.from_numpy(prefix_place),
+        "frame_position": torch.from_numpy(frame_place),
+        "attention_mask": torch.from_numpy((np.arange(width) < total[:, None]).astype(np.int64)),
+    }
+
+
+def _blank() -> Clip:
+    """One empty frame that counts for nothing: stands where every clip of a rank's batch was unusable."""
+    nothing = np.zeros(1, np.float32)
+    nowhere = np.full(1, -1, np.int64)
+    return Clip(
+        key=Key(0, -1, counted=False),
+        sample=Sample("", _NO_PATH, None, "", "", 0),
+        parts={part: np.zeros((1, len(points), 3), np.float32) for part, points in PARTS.items()},
+        labels=[1],
+        prefix=[1],
+        described=FrameTexts([], nowhere, nowhere, nothing, nothing),
+    )

@@ -1,0 +1,65 @@
+"""mT5's own tokenizer: SentencePiece, plus the end-of-sentence id (exact, byte fallback included)."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from uni_sign.errors import InputError
+
+PAD, EOS, UNKNOWN = 0, 1, 2
+
+
+class Tokenizer:
+    """Text to the token ids the checkpoints were trained with, and back.
+
+    Reads ``spiece.model`` of a local mT5 folder; raises InputError where it is missing or broken. A literal
+    ``</s>`` in a text is text, never the end of the sentence.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "spiece.model"
+        if not self.path.is_file():
+            raise InputError(f"No tokenizer in {folder} (spiece.model is missing): copy it there from google/mt5-base.")
+        self._load(self.path.read_bytes())
+
+    def _load(self, model: bytes) -> None:
+        self._model = model
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except (RuntimeError, OSError) as error:
+            raise InputError(
+                f"{self.path} is not a SentencePiece model: copy it again from google/mt5-base."
+            ) from error
+        if len(self._processor) < 4:
+            raise InputError(f"{self.path} is an empty SentencePiece model: copy it again from google/mt5-base.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "model": self._model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path = state["path"]
+        self._load(state["model"])
+
+    def __len__(self) -> int:
+        return len(self._processor)
+
+    @property
+    def model_bytes(self) -> bytes:
+        """The SentencePiece model as stored."""
+        return self._model
+
+    def encode(self, text: str, max_length: int | None = None) -> list[int]:
+        """Token ids with the end-of-sentence id last, at most ``max_length`` of them."""
+        return self.encode_all([text], max_length)[0]
+
+    def encode_all(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """``encode`` of many texts at once."""
+        keep = None if max_length is None else max_length - 1
+        return [[*ids[:keep], EOS] for ids in self._processor.encode(list(texts))]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token ids, special ids and those beyond the vocabulary left out."""
+        size = len(self._processor)
+        return str(self._processor.decode([int(i) for i in ids if UNKNOWN < i < size]))

@@ -1,0 +1,251 @@
+"""Checkpoints: written beside, flushed to disk, renamed, then marked complete; and exact resume from them.
+
+checkpoints/step_00000500/ holds `state.json` (the loop's counters), `rng_<rank>.pt`, the model and optimizer
+(`deepspeed/` shards of all ranks, or `training.pt`), and `manifest.json`, written last: files and their sizes.
+"""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedType
+from torch import Tensor, nn
+
+from uni_sign.errors import InputError
+
+_MANIFEST = "manifest.json"
+_TAG = "deepspeed"
+
+
+@dataclass
+class RunState:
+    """Where a run stands: the next thing to do is window ``window`` of ``epoch``."""
+
+    epoch: int = 0
+    window: int = 0
+    step: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    tracker_id: str | None = None
+    world_size: int = 1
+    zero_stage: int = 0
+
+
+def save(accelerator: Accelerator, model: Any, optimizer: Any, state: RunState, output_dir: Path, keep: int) -> None:
+    """Collective: everything a run needs to go on exactly, as checkpoints/step_<step>."""
+    folder = output_dir / "checkpoints" / f"step_{state.step:08d}"
+    partial = folder.with_name(f".{folder.name}.partial")
+    with _disk_errors(folder):
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    with _disk_errors(folder):
+        _write_training(accelerator, model, optimizer, partial)
+        torch.save(_rng_state(), partial / f"rng_{accelerator.process_index}.pt")
+    accelerator.wait_for_everyone()
+    with _disk_errors(folder):
+        if accelerator.is_main_process:
+            (partial / "state.json").write_text(json.dumps(asdict(state)))
+            _publish(partial, folder)
+            _prune(output_dir / "checkpoints", keep)
+    accelerator.wait_for_everyone()
+
+
+class _disk_errors(AbstractContextManager[None]):
+    """Disk trouble while saving becomes one sentence."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        disk = isinstance(error, OSError) or (isinstance(error, RuntimeError) and "write" in str(error))
+        if disk:
+            raise InputError(
+                f"{self._folder} cannot be written ({error}): free space or choose another --output_dir; "
+                "earlier checkpoints are intact."
+            ) from error
+
+
+def _write_training(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        model.save_checkpoint(str(folder), tag=_TAG)
+        return
+    if accelerator.is_main_process:
+        training = {
+            "model": accelerator.unwrap_model(model).state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
+        }
+        torch.save(training, folder / "training.pt")
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    for path in files:
+        _flush(path)
+    sizes = {str(path.relative_to(partial)): path.stat().st_size for path in files}
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    _flush(folder.parent)
+    manifest = folder / f"{_MANIFEST}.partial"
+    manifest.write_text(json.dumps(sizes, indent=1))
+    _flush(manifest)
+    manifest.rename(folder / _MANIFEST)
+    _flush(folder)
+    link = folder.parent / ".last.partial"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    link.replace(folder.parent / "last")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    complete = [path for path in sorted(folder.glob("step_*")) if problem_of(path) is None]
+    for path in complete[:-keep]:
+        # The manifest goes first: a killed removal leaves an incomplete checkpoint, not a broken one.
+        (path / _MANIFEST).unlink()
+        shutil.rmtree(path)
+
+
+def problem_of(folder: Path) -> str | None:
+    """Why a checkpoint folder cannot be resumed from, or None."""
+    try:
+        sizes = json.loads((folder / _MANIFEST).read_text())
+    except (OSError, ValueError):
+        return "it was not finished"
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            return f"{name} is missing or cut"
+    return None
+
+
+def find_resume(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
+    """The checkpoint of ``--resume`` (None: nothing to resume), and a sentence for each one passed over."""
+    if resume != "auto":
+        folder = Path(resume)
+        problem = problem_of(folder)
+        if problem:
+            raise InputError(f"--resume {folder} is no complete checkpoint: {problem}.")
+        return folder.resolve(), []
+    passed: list[str] = []
+    for folder in sorted((output_dir / "checkpoints").glob("step_*"), reverse=True):
+        problem = problem_of(folder)
+        if problem is None:
+            return folder, passed
+        passed.append(f"Checkpoint {folder} is passed over: {problem}.")
+    return None, passed
+
+
+def read_state(folder: Path, accelerator: Accelerator, zero_stage: int) -> RunState:
+    """The loop's counters of a checkpoint; raises InputError where it belongs to another set-up."""
+    try:
+        state = RunState(**json.loads((folder / "state.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{folder / 'state.json'} cannot be read: {error}.") from error
+    if (state.world_size, state.zero_stage) != (accelerator.num_processes, zero_stage):
+        raise InputError(
+            f"{folder} was written by {state.world_size} processes with --zero_stage {state.zero_stage}: "
+            "resume with the same."
+        )
+    return state
+
+
+def load(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
+    """Collective: put weights, optimizer and random states back as they were."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        model.load_checkpoint(str(folder), tag=_TAG)
+    else:
+        training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+        accelerator.unwrap_model(model).load_state_dict(training["model"])
+        optimizer.load_state_dict(training["optimizer"])
+        if accelerator.scaler:
+            accelerator.scaler.load_state_dict(training["scaler"])
+    _set_rng_state(torch.load(folder / f"rng_{accelerator.process_index}.pt", weights_only=True))
+
+
+def _rng_state() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - libraries draw from the global state
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "python": random.getstate(),
+    }
+
+
+def _set_rng_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002 - as above
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def save_best(accelerator: Accelerator, model: Any, extras: Mapping[str, Any], path: Path) -> None:
+    """Collective: {"model": weights, ...} as one file that `torch.load(weights_only=True)` reads."""
+    weights = _full_weights(accelerator, model)
+    with _disk_errors(path):
+        if accelerator.is_main_process:
+            partial = path.with_suffix(".partial")
+            torch.save({"model": weights, **extras}, partial)
+            _flush(partial)
+            partial.replace(path)
+    accelerator.wait_for_everyone()
+
+
+def _full_weights(accelerator: Accelerator, model: Any) -> dict[str, Tensor]:
+    """The inner model's weights on the CPU, tied ones once in memory; empty off rank 0."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED and model.zero_optimization_stage() == 3:
+        state = model._zero3_consolidated_16bit_state_dict()
+    else:
+        state = accelerator.unwrap_model(model).state_dict()
+    if not accelerator.is_main_process:
+        return {}
+    # A plain save would write each view of DeepSpeed's flat buffer as the whole buffer, and a plain clone tied
+    # weights several times.
+    copies: dict[tuple[int, torch.Size], Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    for name, value in state.items():
+        place = (value.data_ptr(), value.shape)
+        if place not in copies:
+            copies[place] = value.detach().to("cpu", copy=True)
+        weights[name.removeprefix("model.")] = copies[place]
+    return weights
+
+
+def load_best(model: nn.Module, path: Path) -> None:
+    """Put the weights of a best checkpoint into a prepared, perhaps ZeRO-3-sharded, inner model for evaluation."""
+    weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    with torch.no_grad():
+        for name, value in weights.items():
+            with _gathered(own[name]):
+                own[name].copy_(value.to(own[name].dtype))
+
+
+def _gathered(tensor: Tensor) -> AbstractContextManager[Any]:
+    if not hasattr(tensor, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([tensor], modifier_rank=0)  # type: ignore[no-any-return]

@@ -1,0 +1,113 @@
+"""One Accelerator for `deepspeed`, `accelerate launch`, `torchrun` and plain `python`, with the same flags."""
+
+import json
+import os
+import socket
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DeepSpeedPlugin
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from uni_sign.config import TrainConfig
+from uni_sign.errors import InputError
+
+_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_TIMEOUT = timedelta(minutes=30)
+_PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0, asked before any process group exists."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def process_count() -> int:
+    """How many processes the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_launch(config: TrainConfig) -> None:
+    """Raise InputError where flags and launcher contradict each other, before any process group starts."""
+    accumulation = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "")
+    if accumulation.isdigit() and int(accumulation) not in (1, config.gradient_accumulation_steps):
+        raise InputError(
+            f"The launcher asks for {accumulation} accumulation steps and --gradient_accumulation_steps for "
+            f"{config.gradient_accumulation_steps}: give one number."
+        )
+    if config.dtype == "fp16" and not torch.cuda.is_available():
+        raise InputError("--dtype fp16 needs a GPU: use --dtype fp32 or bf16 here.")
+    if config.dtype == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise InputError("--dtype bf16 is not supported by this GPU: use --dtype fp16 or fp32.")
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """The run's Accelerator; flags decide, whatever the launcher's own configuration says of ZeRO or precision."""
+    # Wrappers of torch still call each other by their older names, once a step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|accelerate")
+    _fill_rendezvous()
+    _take_over_from_launcher()
+    cuda = torch.cuda.is_available()
+    common: dict[str, Any] = {
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "mixed_precision": _PRECISION[config.dtype],
+        "kwargs_handlers": [InitProcessGroupKwargs(backend="nccl" if cuda else "gloo", timeout=_TIMEOUT)],
+    }
+    if config.zero_stage == 0:
+        # Statistics are synchronised inside the model, so buffers need no broadcast of their own.
+        common["kwargs_handlers"].append(DistributedDataParallelKwargs(broadcast_buffers=False))
+        return Accelerator(cpu=not cuda, **common)
+    if not cuda:
+        # Saves a compilation of one to three minutes that needs a C++ compiler; gloo does the same work.
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    plugin = DeepSpeedPlugin(
+        hf_ds_config=deepspeed_config(config, cuda),
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_clipping=config.gradient_clipping,
+    )
+    return Accelerator(deepspeed_plugin=plugin, **common)
+
+
+def deepspeed_config(config: TrainConfig, cuda: bool) -> dict[str, Any]:
+    """The DeepSpeed configuration of the flags: configs/ds_zero*.json with the stage and offload set."""
+    path = _CONFIGS / ("ds_zero3.json" if config.zero_stage == 3 else "ds_zero2.json")
+    settings: dict[str, Any] = json.loads(path.read_text())
+    zero = settings["zero_optimization"]
+    zero["stage"] = config.zero_stage
+    zero["overlap_comm"] = cuda
+    if config.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda and config.pin_mem}
+    settings["train_micro_batch_size_per_gpu"] = config.batch_size
+    settings["gradient_accumulation_steps"] = config.gradient_accumulation_steps
+    settings["gradient_clipping"] = config.gradient_clipping
+    settings["bf16"]["enabled"] = config.dtype == "bf16"
+    settings["fp16"]["enabled"] = config.dtype == "fp16"
+    return settings
+
+
+def _fill_rendezvous() -> None:
+    """Plain `python` sets no rendezvous variables, and DeepSpeed would then look for MPI."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def _take_over_from_launcher() -> None:
+    """Drop what `accelerate launch` says of DeepSpeed and precision: the flags say it."""
+    for name in list(os.environ):
+        if name.startswith("ACCELERATE_DEEPSPEED_") or name in (
+            "ACCELERATE_USE_DEEPSPEED",
+            "ACCELERATE_CONFIG_DS_FIELDS",
+            "ACCELERATE_MIXED_PRECISION",
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+            "ACCELERATE_USE_FSDP",
+        ):
+            del os.environ[name]

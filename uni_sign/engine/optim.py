@@ -1,0 +1,60 @@
+"""Parameter groups, the optimizer, and the learning rate as a pure function of the step."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from uni_sign.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Course of the learning rate over ``total`` optimizer steps, the first ``warmup`` of them rising."""
+
+    kind: str
+    lr: float
+    min_lr: float
+    warmup: int
+    total: int
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of optimizer step ``step`` (counted from 0)."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
+        if self.kind == "constant":
+            return self.lr
+        fall = 1 - done if self.kind == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return self.min_lr + (self.lr - self.min_lr) * fall
+
+
+def make_schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
+    """The schedule of a run; ``--max_steps`` stops a run early without bending its schedule."""
+    return Schedule(
+        kind=config.sched,
+        lr=config.lr,
+        min_lr=config.min_lr,
+        warmup=round(config.warmup_epochs * steps_per_epoch),
+        total=config.epochs * steps_per_epoch,
+    )
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD over the trainable parameters; vectors (biases, norms, gates) are not decayed."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.opt == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.opt_betas, eps=config.opt_eps, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,204 @@
+"""What a person sees of a run: progress bar, log.jsonl, train.log, pictures, W&B and TensorBoard."""
+
+import json
+import netrc
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from uni_sign.config import TrainConfig
+from uni_sign.drawing import heat_map, loss_curve
+from uni_sign.errors import InputError
+from uni_sign.stages.base import Evaluation
+
+_WANDB_INIT_SECONDS = 30
+_TABLE_ROWS = 50
+
+
+class Tracker:
+    """Rank 0 writes; on the other ranks every method does nothing, so callers need no rank test."""
+
+    def __init__(self, output_dir: Path, active: bool) -> None:
+        self.output_dir, self.active = output_dir, active
+        self._bar: Any = None
+        self._records: Any = None
+        self._wandb: Any = None
+        self._tensorboard: Any = None
+        if active:
+            (output_dir / "pictures").mkdir(parents=True, exist_ok=True)
+            self._log = (output_dir / "train.log").open("a", encoding="utf-8")
+
+    def start(self, config: TrainConfig, plain: Mapping[str, Any], resumed_step: int, run_id: str | None) -> str | None:
+        """Open log.jsonl at ``resumed_step`` and the trackers asked for; returns the W&B run id, if any.
+
+        Until then nothing goes to log.jsonl or a tracker: a run that only scores leaves a trained run's log alone.
+        """
+        if not self.active:
+            return None
+        path = self.output_dir / "log.jsonl"
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= resumed_step] if resumed_step else []
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._records = path.open("a", encoding="utf-8")
+        names = _trackers(config.report_to)
+        if "tensorboard" in names:
+            self._tensorboard = _tensorboard_writer(self.output_dir / "tensorboard")
+        if "wandb" in names:
+            self._wandb = self._start_wandb(plain, run_id)
+        return self._wandb.id if self._wandb else None
+
+    def _start_wandb(self, plain: Mapping[str, Any], run_id: str | None) -> Any:
+        import wandb
+
+        if "WANDB_MODE" not in os.environ and not _has_wandb_key():
+            self.say("W&B has no key: logging offline; `wandb sync` uploads later.")
+            os.environ["WANDB_MODE"] = "offline"
+        options: dict[str, Any] = {
+            "project": os.environ.get("WANDB_PROJECT", "uni_sign"),
+            "dir": str(self.output_dir),
+            "config": dict(plain),
+            "id": run_id,
+            "resume": "allow",
+            "settings": wandb.Settings(init_timeout=_WANDB_INIT_SECONDS, silent=True),
+        }
+        try:
+            return wandb.init(**options)
+        except (wandb.Error, OSError, TimeoutError) as error:
+            self.say(f"W&B is out of reach ({type(error).__name__}): logging offline; `wandb sync` uploads later.")
+            return wandb.init(**options, mode="offline")
+
+    def say(self, text: str) -> None:
+        """One line to the terminal, above the progress bar, and to train.log."""
+        if not self.active:
+            return
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._log.flush()
+
+    def progress(self, total: int, done: int) -> None:
+        """Show the bar of a run of ``total`` optimizer steps, ``done`` of which are behind."""
+        if self.active:
+            self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, mininterval=0.5)
+
+    def advance(self, shown: Mapping[str, str]) -> None:
+        """One optimizer step further, with a few figures beside the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Scalars by name to log.jsonl and every tracker."""
+        if self._records is None:
+            return
+        self._records.write(json.dumps({"step": step, **values}) + "\n")
+        self._records.flush()
+        if self._wandb:
+            self._wandb.log(dict(values), step=step)
+        if self._tensorboard:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+    def evaluation(self, step: int, split: str, result: Evaluation) -> None:
+        """Scores, predictions_<split>.jsonl, sample predictions, histograms and heat maps of a split."""
+        if not self.active:
+            return
+        self.log(step, {f"{split}/{name}": value for name, value in result.scores.items()})
+        write_rows(self.output_dir / f"predictions_{split}.jsonl", result.rows)
+        for name, values in result.histograms.items():
+            self._histogram(step, f"{split}/{name}", values)
+        for name, rows in result.heat_maps.items():
+            self.figure(step, f"{split}_{name}", heat_map(rows, f"{name} over time, {split}", name))
+        if self._wandb:
+            import wandb
+
+            columns = list(result.rows[0])
+            table = wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in result.rows[:_TABLE_ROWS]])
+            self._wandb.log({f"{split}/predictions": table}, step=step)
+        if self._tensorboard:
+            text = "\n\n".join(f"**{r['name']}** {r['prediction']} | {r['reference']}" for r in result.rows[:10])
+            self._tensorboard.add_text(f"{split}/predictions", text, step)
+
+    def _histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        if self._wandb:
+            import wandb
+
+            self._wandb.log({f"{name}_histogram": wandb.Histogram(values)}, step=step)
+        if self._tensorboard:
+            self._tensorboard.add_histogram(name, values, step)
+
+    def figure(self, step: int, name: str, figure: Figure) -> None:
+        """A picture to pictures/<name>.png and every tracker."""
+        if not self.active:
+            return
+        path = self.output_dir / "pictures" / f"{name}.png"
+        figure.savefig(path, dpi=130)
+        if self._wandb:
+            import wandb
+
+            self._wandb.log({f"pictures/{name}": wandb.Image(str(path))}, step=step)
+        if self._tensorboard:
+            self._tensorboard.add_figure(name, figure, step)
+
+    def loss_curve(self, step: int, monitor: str) -> None:
+        """Draw pictures/loss.png from log.jsonl."""
+        if self.active:
+            records = [json.loads(line) for line in _lines(self.output_dir / "log.jsonl")]
+            self.figure(step, "loss", loss_curve(records, monitor))
+
+    def close(self) -> None:
+        """End the bar and flush every tracker."""
+        if not self.active:
+            return
+        if self._bar is not None:
+            self._bar.close()
+        if self._wandb:
+            self._wandb.finish(quiet=True)
+        if self._tensorboard:
+            self._tensorboard.close()
+        self._log.close()
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """JSON lines, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
+
+
+def _lines(path: Path) -> list[str]:
+    """Complete lines of a JSON-lines file; a killed writer may have left half of one."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _trackers(report_to: str) -> set[str]:
+    """The trackers of ``--report_to``; auto means W&B where the user has set it up."""
+    if report_to == "auto":
+        wanted = os.environ.get("WANDB_MODE", "online" if _has_wandb_key() else "disabled")
+        return set() if wanted == "disabled" else {"wandb"}
+    return set(report_to.split(",")) - {"none"}
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("--report_to tensorboard needs the package: pip install tensorboard.") from error
+    return SummaryWriter(str(folder))

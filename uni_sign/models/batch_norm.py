@@ -1,0 +1,137 @@
+"""Batch normalisation whose statistics are those of the whole micro-batch of all ranks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BatchNormMode = Literal["sync", "local", "frozen"]
+
+
+class FrameBatchNorm(nn.BatchNorm2d):
+    """Batch norm over packed frames (1, C, L, V), in two halves: `normalize`, then this module's scale and shift.
+
+    ``mode``: ``sync`` takes the statistics over all ranks, so that a batch gives the same numbers however it
+    is split over processes; ``local`` over this rank's rows; ``frozen`` uses the running statistics in training
+    too (small batches, and exact gradient accumulation). Statistics are kept and computed in float32.
+    """
+
+    mode: BatchNormMode = "sync"
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "FrameBatchNorm":
+        # A bf16 running mean no longer moves once its updates fall below 1/256 of it.
+        super()._apply(fn, recurse)
+        for name in ("running_mean", "running_var"):
+            setattr(self, name, getattr(self, name).float())
+        return self
+
+    def forward(self, normalized: Tensor) -> Tensor:
+        """Scale and shift what `normalize` gave."""
+        return torch.addcmul(self.bias[:, None, None], normalized, self.weight[:, None, None])
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        """Move the running statistics towards those of a batch."""
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased_variance, self.momentum)
+
+
+def normalize(maps: Sequence[Tensor], norms: Sequence[FrameBatchNorm]) -> list[Tensor]:
+    """Zero mean and unit variance for each map (1, C_i, L, V_i), in the mode of its norm; dtypes stay.
+
+    All maps hold the same L frames of this rank. In ``sync`` mode all of them share one exchange between the
+    ranks, and one in the backward pass: a layer's four parts wait for each other once, not four times.
+    """
+    norm = norms[0]
+    if not norm.training or norm.mode == "frozen":
+        return [_fixed(x, own) for x, own in zip(maps, norms, strict=True)]
+    if norm.mode == "local" or not dist.is_initialized() or dist.get_world_size() == 1:
+        return [_local(x, own) for x, own in zip(maps, norms, strict=True)]
+    floats = [x.float() for x in maps]
+    means, variances, frames = _global_moments(floats)
+    for x, own, mean, variance in zip(floats, norms, means, variances, strict=True):
+        rows = frames * x.shape[3]
+        own.track(mean, variance * (rows / (rows - 1).clamp(min=1)))
+    inverse = [torch.rsqrt(variance + own.eps) for variance, own in zip(variances, norms, strict=True)]
+    normalized = _SyncedNormalize.apply(frames, len(maps), *means, *inverse, *floats)
+    return [y.to(x.dtype) for y, x in zip(normalized, maps, strict=True)]
+
+
+def _fixed(x: Tensor, norm: FrameBatchNorm) -> Tensor:
+    return F.batch_norm(x.float(), norm.running_mean, norm.running_var, eps=norm.eps).to(x.dtype)
+
+
+def _local(x: Tensor, norm: FrameBatchNorm) -> Tensor:
+    norm.num_batches_tracked.add_(1)
+    momentum = norm.momentum or 0.0
+    y = F.batch_norm(x.float(), norm.running_mean, norm.running_var, None, None, True, momentum, norm.eps)
+    return y.to(x.dtype)
+
+
+def _global_moments(maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Means and biased variances (C_i,) of each map, and the frames (), over all ranks (Chan's formula)."""
+    moments = [torch.var_mean(x.detach(), dim=(0, 2, 3), correction=0) for x in maps]
+    frames = maps[0].new_tensor([maps[0].shape[2]])
+    local = torch.cat([*(mean for _, mean in moments), *(variance for variance, _ in moments), frames])
+    table = local.new_empty(dist.get_world_size(), len(local))
+    dist.all_gather(list(table.unbind()), local)
+    sizes = [x.shape[1] for x in maps]
+    means, variances, counts = table[:, : sum(sizes)], table[:, sum(sizes) : -1], table[:, -1:]
+    total = counts.sum()
+    mean = (means * counts).sum(0) / total
+    variance = ((variances + (means - mean) ** 2) * counts).sum(0) / total
+    return list(mean.split(sizes)), list(variance.split(sizes)), total
+
+
+class _SyncedNormalize(torch.autograd.Function):
+    """y_i = (x_i - mean_i) * inverse_i, where mean and inverse deviation depend on every rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        means, inverse, maps = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+        normalized = tuple(
+            (x - mean[:, None, None]).mul_(scale[:, None, None])
+            for x, mean, scale in zip(maps, means, inverse, strict=True)
+        )
+        ctx.count = count
+        ctx.save_for_backward(frames, *inverse, *normalized)
+        return normalized
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        frames, *saved = ctx.saved_tensors
+        inverse, normalized = saved[: ctx.count], saved[ctx.count :]
+        sizes = [len(scale) for scale in inverse]
+        own = [g.sum((0, 2, 3)) for g in grads]
+        product = [(g * y).sum((0, 2, 3)) for g, y in zip(grads, normalized, strict=True)]
+        sums = torch.cat([*own, *product])
+        dist.all_reduce(sums)
+        parts = sums.split([*sizes, *sizes])
+        results = [
+            (g - own_sum[:, None, None] / rows - y * (product_sum[:, None, None] / rows)) * scale[:, None, None]
+            for g, y, scale, own_sum, product_sum, rows in zip(
+                grads,
+                normalized,
+                inverse,
+                parts[: ctx.count],
+                parts[ctx.count :],
+                [frames * g.shape[3] for g in grads],
+                strict=True,
+            )
+        ]
+        return (None, None, *[None] * (2 * ctx.count), *results)
+
+
+def set_batch_norm_mode(module: nn.Module, mode: BatchNormMode) -> None:
+    """Switch every FrameBatchNorm below ``module`` to ``mode``."""
+    for child in module.modules():
+        if isinstance(child, FrameBatchNorm):
+            child.mode = mode

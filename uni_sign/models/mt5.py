@@ -1,0 +1,113 @@
+"""mT5 with an output matrix of its own, and the loss that never holds all logits."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import GenerationConfig, MT5Config, MT5EncoderModel, MT5ForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from uni_sign.errors import InputError
+
+# 2**24 logits in fp32 are 64 MB: 67 tokens at mT5's 250,112 pieces, one chunk for a small vocabulary.
+_LOGITS_PER_CHUNK = 2**24
+_TIED_EMBEDDINGS = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+
+
+def read_config(folder: Path) -> MT5Config:
+    """The mT5 configuration of a local folder; raises InputError where there is none or it is broken."""
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"No mT5 model in {folder} (config.json is missing): put google/mt5-base there, or point --mt5 elsewhere."
+        )
+    try:
+        config = MT5Config.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{folder / 'config.json'} is not an mT5 configuration: {error}.") from error
+    return untied(config)
+
+
+def untied(config: MT5Config) -> MT5Config:
+    """mT5 is published untied, yet transformers 5 forces the tie when it reads a config: undo that."""
+    config.tie_word_embeddings = False
+    return config
+
+
+def share_embeddings(model: MT5ForConditionalGeneration) -> MT5ForConditionalGeneration:
+    """Encoder and decoder read ``shared``; ``lm_head`` stays a parameter of its own; mT5's ids are set."""
+    model.encoder.set_input_embeddings(model.shared)
+    model.decoder.set_input_embeddings(model.shared)
+    if model.lm_head.weight is model.shared.weight:
+        model.lm_head.weight = nn.Parameter(model.shared.weight.detach().clone())
+    # A config that spells out only what differs from the defaults would leave these unset.
+    model.generation_config = GenerationConfig(pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
+    return model
+
+
+def new_mt5(config: MT5Config) -> MT5ForConditionalGeneration:
+    """A randomly initialised mT5 of this shape, untied."""
+    return share_embeddings(MT5ForConditionalGeneration(untied(config)))
+
+
+def load_mt5(folder: Path) -> MT5ForConditionalGeneration:
+    """The pretrained mT5 of a local folder in float32; raises InputError where weights are missing or wrong."""
+    model = _from_folder(MT5ForConditionalGeneration, folder, allowed_missing=_TIED_EMBEDDINGS)
+    return share_embeddings(model)
+
+
+def load_text_stack(folder: Path) -> MT5EncoderModel:
+    """The encoder half of the pretrained mT5 of a local folder in float32."""
+    model = _from_folder(MT5EncoderModel, folder, allowed_missing={"encoder.embed_tokens.weight"})
+    model.encoder.set_input_embeddings(model.shared)
+    return model
+
+
+def _from_folder(kind: type, folder: Path, allowed_missing: set[str]) -> nn.Module:
+    config = read_config(folder)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, info = kind.from_pretrained(
+            folder, config=config, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:
+        # from_pretrained answers a truncated or foreign file with whatever its reader raised.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"The mT5 weights in {folder} cannot be loaded: {reason}") from error
+    missing = sorted(set(info["missing_keys"]) - allowed_missing)
+    if missing:
+        raise InputError(
+            f"The mT5 weights in {folder} lack {len(missing)} tensors, first {missing[0]}: copy the folder again."
+        )
+    return model
+
+
+def decoder_states(mt5: MT5ForConditionalGeneration, encoded: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    """Teacher-forced decoder states (B, L, D) for encoder output (B, S, D), its mask (B, S), labels (B, L)."""
+    shifted = mt5.prepare_decoder_input_ids_from_labels(labels)
+    return mt5.decoder(
+        input_ids=shifted, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+    ).last_hidden_state
+
+
+def summed_cross_entropy(lm_head: nn.Module, states: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Smoothed cross-entropy summed over the targets, without ever holding (N x vocabulary) fp32 logits.
+
+    ``states`` (B, L, D), ``labels`` (B, L) with -100 for "no target". Each chunk's logits are made again in the
+    backward pass instead of being kept. Equals ``F.cross_entropy(..., label_smoothing, reduction="sum")``.
+    """
+    rows, targets = states.flatten(0, 1), labels.flatten()
+    vocabulary = lm_head.weight.shape[0] if lm_head.weight.dim() > 1 else lm_head.out_features
+    size = max(1, _LOGITS_PER_CHUNK // int(vocabulary))
+
+    def chunk_loss(chunk: Tensor, chunk_targets: Tensor) -> Tensor:
+        logits = lm_head(chunk).float()
+        return F.cross_entropy(logits, chunk_targets, ignore_index=-100, reduction="sum", label_smoothing=smoothing)
+
+    if len(rows) <= size:
+        return chunk_loss(rows, targets)
+    chunks = zip(rows.split(size), targets.split(size), strict=True)
+    losses = [checkpoint(chunk_loss, chunk, wanted, use_reentrant=False) for chunk, wanted in chunks]
+    return torch.stack(losses).sum()

@@ -1,0 +1,103 @@
+"""Uni-Sign: poses, and descriptions where there are any, to the input of an mT5 that writes text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import MT5Config
+from transformers.modeling_outputs import BaseModelOutput
+
+from uni_sign.models.mt5 import decoder_states, new_mt5, summed_cross_entropy
+from uni_sign.models.pose_encoder import PoseEncoder
+from uni_sign.models.text_fusion import GatingFusion, LearnableMaskEmbedding, TextEncoder, text_per_frame
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder side made of a batch: states (B, S, D), mask (B, S), and the gate (N, 1) where fused."""
+
+    hidden_states: Tensor
+    attention_mask: Tensor
+    gate: Tensor | None
+
+
+class UniSign(PoseEncoder):
+    """The published model with description fusion.
+
+    It *is* a pose encoder in the sense that the published checkpoints keep its weights at the root, beside
+    ``mt5_model``: ``part_para``, ``gcn_modules.*`` and so on (Uni-Sign, ICLR 2025, arXiv 2501.15187).
+
+    A batch is a dict of tensors: ``parts.<part>`` (N, V, 3) packed frames, ``lengths`` (B,), ``prefix_ids``
+    (P,) and ``prefix_position`` (P,), ``frame_position`` (N,): flat places in the (B, S) input,
+    ``attention_mask`` (B, S), ``labels`` (B, L). With descriptions also ``text_left``, ``text_right``,
+    ``text_weight``, ``text_indicator`` (N,), and either ``text_groups`` (token ids) or ``text_features`` (U, D).
+    """
+
+    def __init__(
+        self,
+        config: MT5Config,
+        hidden_dim: int = 256,
+        fusion: bool = False,
+        text_encoder_config: MT5Config | None = None,
+        text_pooling: str = "mean",
+    ) -> None:
+        super().__init__(config.d_model, hidden_dim)
+        self.mt5_model = new_mt5(config)
+        self.fusion = fusion
+        if fusion:
+            self.mask_embedding = LearnableMaskEmbedding(config.d_model)
+            self.gating_fusion = GatingFusion(config.d_model)
+        if text_encoder_config is not None:
+            self.text_encoder = TextEncoder(text_encoder_config, text_pooling)
+        self.trains_text = text_encoder_config is not None
+
+    def forward(self, batch: Mapping[str, Any]) -> Encoded:
+        """Encode a batch; everything that trains takes part in every call, on every rank."""
+        inputs_embeds, gate = self.inputs_embeds(batch)
+        mask = batch["attention_mask"]
+        states = self.mt5_model.encoder(inputs_embeds=inputs_embeds, attention_mask=mask).last_hidden_state
+        return Encoded(states, mask, gate)
+
+    def inputs_embeds(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Prefix embeddings followed by the frames, each clip from the left: (B, S, D), and the gate (N, 1)."""
+        parts = {part: batch[f"parts.{part}"] for part in self.proj_linear}
+        frames = self.pose_features(parts, batch["lengths"])
+        gate = None
+        if self.fusion:
+            text = text_per_frame(
+                self.mask_embedding(self._text_features(batch)),
+                batch["text_left"],
+                batch["text_right"],
+                batch["text_weight"],
+            )
+            frames, gate = self.gating_fusion(frames, text, batch["text_indicator"])
+        prefix = self.mt5_model.shared(batch["prefix_ids"]).to(frames.dtype)
+        rows, columns = batch["attention_mask"].shape
+        flat = frames.new_zeros(rows * columns, frames.shape[-1])
+        flat = flat.index_copy(0, batch["prefix_position"], prefix)
+        flat = flat.index_copy(0, batch["frame_position"], frames)
+        return flat.view(rows, columns, -1), gate
+
+    def _text_features(self, batch: Mapping[str, Any]) -> Tensor | None:
+        if self.trains_text:
+            return self.text_encoder(batch["text_groups"])
+        return batch["text_features"] if len(batch["text_features"]) else None
+
+    def summed_loss(self, encoded: Encoded, labels: Tensor, label_smoothing: float) -> Tensor:
+        """Cross-entropy summed over the targets of ``labels`` (B, L), -100 being no target."""
+        states = decoder_states(self.mt5_model, encoded.hidden_states, encoded.attention_mask, labels)
+        return summed_cross_entropy(self.mt5_model.lm_head, states, labels, label_smoothing)
+
+    @torch.no_grad()
+    def generate(self, encoded: Encoded, num_beams: int, max_new_tokens: int, synced: bool = False) -> Tensor:
+        """Beam search from the encoder output already computed: token ids (B, <= max_new_tokens + 1)."""
+        return self.mt5_model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded.hidden_states),
+            attention_mask=encoded.attention_mask,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            synced_gpus=synced,
+        )

@@ -1,0 +1,120 @@
+"""Weights of strangers into our modules: checked key by key, and said aloud."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uni_sign.errors import InputError
+
+FUSION_MODULES = ("gating_fusion", "mask_embedding")
+_OPTIONAL_MODULES = (*FUSION_MODULES, "text_encoder")
+_WRAPPINGS = ("model", "state_dict", "module")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights by name, and what else lay in the file."""
+
+    source: str
+    weights: dict[str, Tensor]
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+def unwrap(content: Mapping[str, Any], source: str) -> Checkpoint:
+    """The weights of a checkpoint file's content, bare or under ``model``, ``state_dict`` or ``module``.
+
+    A frozen text encoder stored beside the model counts as its ``text_encoder.*``. Raises InputError where there
+    are no weights.
+    """
+    key = next((key for key in _WRAPPINGS if isinstance(content.get(key), Mapping)), None)
+    weights = dict(content[key]) if key else dict(content)
+    extras = {name: value for name, value in content.items() if name != key} if key else {}
+    weights |= {f"text_encoder.{name}": value for name, value in extras.pop("text_encoder", {}).items()}
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{source} holds no model weights: give a checkpoint such as best_checkpoint.pth.")
+    return Checkpoint(source, {str(name): value for name, value in weights.items()}, extras)
+
+
+def load_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> str:
+    """Load strictly, but for description modules that only one side has; returns what was loaded, in a sentence.
+
+    Raises InputError for a checkpoint of another model: missing, unknown or differently shaped tensors.
+    """
+    own = model.state_dict()
+    modules = {name.split(".")[0] for name in own}
+    unused = {name for name in checkpoint.weights if _optional(name) and name.split(".")[0] not in modules}
+    weights = {name: value for name, value in checkpoint.weights.items() if name not in unused}
+    held = {name.split(".")[0] for name in weights}
+    fresh = {name for name in own if _optional(name) and name.split(".")[0] not in held}
+    missing = sorted(set(own) - _with_tied(model, set(weights)) - fresh)
+    unknown = sorted(set(weights) - set(own))
+    if missing or unknown:
+        raise InputError(
+            f"{checkpoint.source} is of another model: {len(missing)} tensors are missing{_first(missing)}, "
+            f"{len(unknown)} are unknown{_first(unknown)}; check --hidden_dim, --mt5 and the file."
+        )
+    _check_shapes(own, weights, checkpoint.source)
+    model.load_state_dict(weights, strict=False)
+    said = f"Loaded {len(weights)} tensors from {checkpoint.source}"
+    if fresh:
+        said += f"; not in it, so at their start: {', '.join(sorted({name.split('.')[0] for name in fresh}))}"
+    if unused:
+        said += f"; in it, but not used here: {', '.join(sorted({name.split('.')[0] for name in unused}))}"
+    return said + "."
+
+
+def load_fusion(model: nn.Module, checkpoint: Checkpoint) -> str:
+    """Load ``gating_fusion.*`` and ``mask_embedding.*`` alone; returns what was loaded, in a sentence."""
+    source = checkpoint.source
+    weights = {k: v for k, v in checkpoint.weights.items() if k.split(".")[0] in FUSION_MODULES}
+    own = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in FUSION_MODULES}
+    missing = sorted(set(own) - set(weights))
+    if missing:
+        raise InputError(f"{source} lacks {len(missing)} fusion tensors{_first(missing)}.")
+    _check_shapes(own, weights, source)
+    model.load_state_dict(weights, strict=False)
+    return f"Loaded {len(weights)} fusion tensors from {source}."
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> bytes:
+    """Bytes that change when any tensor does: name, shape and 64 evenly spaced values of each."""
+    parts: list[bytes] = []
+    for name in sorted(weights):
+        flat = weights[name].detach().flatten()
+        places = torch.linspace(0, max(0, flat.numel() - 1), 64).long()
+        parts.append(f"{name}{tuple(weights[name].shape)}".encode())
+        parts.append(flat[places].float().numpy().tobytes() if flat.numel() else b"")
+    return b"".join(parts)
+
+
+def _with_tied(model: nn.Module, names: set[str]) -> set[str]:
+    """``names`` and every other name of the same parameters: safetensors files hold tied weights once."""
+    others: dict[int, list[str]] = {}
+    for name, parameter in _all_named(model):
+        others.setdefault(id(parameter), []).append(name)
+    return names | {alias for group in others.values() if names & set(group) for alias in group}
+
+
+def _all_named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _optional(name: str) -> bool:
+    return name.split(".")[0] in _OPTIONAL_MODULES
+
+
+def _first(names: list[str]) -> str:
+    return f" (first {names[0]})" if names else ""
+
+
+def _check_shapes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
+    for name, value in weights.items():
+        if name in own and own[name].shape != value.shape:
+            raise InputError(
+                f"{source} is of another model: {name} has shape {tuple(value.shape)}, here {tuple(own[name].shape)}; "
+                "check --hidden_dim and --mt5."
+            )

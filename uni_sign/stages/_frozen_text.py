@@ -1,0 +1,124 @@
+"""A text encoder that no longer changes: each description goes through it once, ever."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from uni_sign.data.descriptions import read_descriptions
+from uni_sign.data.signs import MAX_TEXT_TOKENS
+from uni_sign.data.text_cache import TextFeatures
+from uni_sign.data.tokenizer import Tokenizer
+from uni_sign.errors import InputError, SampleError
+from uni_sign.models.mt5 import load_text_stack, read_config
+from uni_sign.models.text_fusion import TextEncoder
+from uni_sign.models.weights import fingerprint
+
+_TOKENS_PER_BATCH = 16384
+_SAMPLED_BLOCKS, _BLOCK = 64, 65536
+
+
+class FrozenTextEncoder:
+    """Fills and reads the feature cache; the weights are loaded only while something is missing in it.
+
+    ``overlay``: weights of a trained text encoder that take the place of the mT5 folder's.
+    """
+
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer, pooling: str, cache: Path, overlay: dict[str, Tensor]
+    ) -> None:
+        self._folder, self._tokenizer, self._pooling, self._overlay = folder, tokenizer, pooling, overlay
+        self._config = read_config(folder)
+        self.fingerprint = self._fingerprint()
+        self.features = TextFeatures(cache / self.fingerprint, self._config.d_model)
+
+    def _fingerprint(self) -> str:
+        """Encoder weights, tokenizer, pooling and length limit, as 32 hex digits."""
+        digest = hashlib.blake2b(f"{self._pooling} {MAX_TEXT_TOKENS}".encode(), digest_size=16)
+        digest.update(self._tokenizer.model_bytes)
+        digest.update((self._folder / "config.json").read_bytes())
+        if self._overlay:
+            digest.update(fingerprint(self._overlay))
+        else:
+            for path in sorted([*self._folder.glob("*.safetensors"), *self._folder.glob("*.bin")]):
+                digest.update(_sampled_bytes(path))
+        return digest.hexdigest()
+
+    def fill_cache(self, description_files: Sequence[Path], accelerator: Any) -> None:
+        """Collective: encode every description of the files that is not in the cache, shared out over ranks."""
+        mine = description_files[accelerator.process_index :: accelerator.num_processes]
+        shown = accelerator.is_main_process
+        texts: dict[str, None] = {}
+        for path in tqdm(mine, desc="reading descriptions", unit="file", disable=not shown, leave=False):
+            try:
+                texts.update(dict.fromkeys(read_descriptions(path).values()))
+            except SampleError:
+                continue  # named when its clip is read
+        self.encode(list(texts), accelerator.device, shown)
+        accelerator.wait_for_everyone()
+        self.features.refresh()
+
+    def encode(self, texts: Sequence[str], device: torch.device, shown: bool) -> None:
+        """Encode the texts that the cache lacks, shortest first, and append them to it."""
+        missing = self.features.missing(texts)
+        if not missing:
+            return
+        encoder = self._encoder().to(device)
+        ids = self._tokenizer.encode_all(missing, MAX_TEXT_TOKENS)
+        order = np.argsort([len(row) for row in ids], kind="stable")
+        writer = self.features.writer()
+        with tqdm(total=len(missing), desc="encoding descriptions", unit="text", disable=not shown) as bar:
+            for chosen in _batches([len(ids[i]) for i in order]):
+                rows = [int(i) for i in order[chosen]]
+                features = _encode(encoder, [ids[i] for i in rows], device)
+                writer.append([missing[i] for i in rows], features)
+                bar.update(len(rows))
+        writer.close()
+        self.features.refresh()
+
+    def _encoder(self) -> TextEncoder:
+        encoder = TextEncoder(self._config, self._pooling)
+        if not self._overlay:
+            encoder.encoder = load_text_stack(self._folder)
+            return encoder.eval()
+        try:
+            encoder.load_state_dict(self._overlay)
+        except RuntimeError as error:
+            raise InputError(
+                f"The text encoder in --finetune does not fit {self._folder}: {str(error).splitlines()[-1].strip()}"
+            ) from error
+        return encoder.eval()
+
+
+@torch.inference_mode()
+def _encode(encoder: TextEncoder, ids: Sequence[Sequence[int]], device: torch.device) -> np.ndarray:
+    width = max(len(row) for row in ids)
+    padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids], device=device)
+    return encoder([padded]).float().cpu().numpy()
+
+
+def _batches(lengths: Sequence[int]) -> list[slice]:
+    """Slices of ascending ``lengths`` whose padded size stays within the token budget."""
+    slices, start = [], 0
+    for end in range(1, len(lengths) + 1):
+        full = end == len(lengths) or (end + 1 - start) * lengths[end] > _TOKENS_PER_BATCH
+        if full:
+            slices.append(slice(start, end))
+            start = end
+    return slices
+
+
+def _sampled_bytes(path: Path) -> bytes:
+    """Name, size and evenly spaced blocks of a file: weights that were trained differ in all of them."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        parts = [f"{path.name} {size}".encode()]
+        for place in range(0, size, max(_BLOCK, size // _SAMPLED_BLOCKS)):
+            file.seek(place)
+            parts.append(file.read(_BLOCK))
+    return b"".join(parts)

@@ -1,0 +1,142 @@
+"""What a stage is: everything the loop does not know."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from uni_sign.errors import InputError
+
+Batch = dict[str, Any]
+
+
+class SplitDataset(Protocol):
+    """Items by key, and a measure of each item's length that needs no reading."""
+
+    @property
+    def sizes(self) -> Sequence[int]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Splits by name (``train`` and the held-out ones), collate, and the sampler's (epoch, index, counted) -> key.
+
+    ``problems`` name what was left out before training; ``notes`` are said at start.
+    """
+
+    splits: dict[str, SplitDataset]
+    collate: Callable[[Sequence[Any]], Batch]
+    make_key: Callable[[int, int, bool], Any]
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the pre-training checklist; ``remedy`` says what to do unless it passes."""
+
+    level: Literal["pass", "warn", "fail"]
+    subject: str
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a held-out split gave: scores by name, a row per clip, and what is worth drawing."""
+
+    scores: dict[str, float]
+    rows: list[dict[str, Any]]
+    histograms: dict[str, np.ndarray] = field(default_factory=dict)
+    heat_maps: dict[str, list[tuple[str, np.ndarray]]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+class Stage(Protocol):
+    """One kind of training. The loop calls these, in this order, on every rank alike.
+
+    A batch is a dict of tensors and lists; ``problems`` in it are sentences about items that could not be read.
+    """
+
+    Config: ClassVar[type]
+    name: ClassVar[str]
+    checkpoint_name: ClassVar[str]
+
+    def __init__(self, config: Any, seed: int) -> None: ...
+
+    @property
+    def monitor(self) -> str:
+        """The score that picks the best checkpoint, e.g. ``dev/bleu4``."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool: ...
+
+    def check(self) -> None:
+        """Read every input that can be known to be wrong, before any process group starts; raises InputError."""
+        ...
+
+    def examine(self) -> list[Finding]:
+        """What `uni-sign doctor` says of this stage's files: every fault, not the first alone."""
+        ...
+
+    def prepare(self, accelerator: Any) -> None:
+        """Collective work before anything is built, e.g. features of a frozen encoder."""
+        ...
+
+    def build_datasets(self) -> Datasets: ...
+
+    def build_model(self) -> nn.Module: ...
+
+    def count_targets(self, batch: Batch) -> int:
+        """How many targets the batch's summed loss is over."""
+        ...
+
+    def compute_loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss *summed* over the batch's targets (the loop divides by those of the global batch), and logs."""
+        ...
+
+    def evaluate(self, model: Any, loader: Iterable[Batch], accelerator: Any) -> Evaluation:
+        """Collective: every rank calls it with its share, every rank gets the same scores."""
+        ...
+
+    def predict(self, model: Any, batch: Batch) -> list[dict[str, Any]]: ...
+
+    def checkpoint_extras(self) -> dict[str, Any]:
+        """What lies beside the weights in the best checkpoint, plain values and tensors only."""
+        ...
+
+
+def stage_names() -> list[str]:
+    """The stages there are: one module each beside this one; those with an underscore are shared helpers."""
+    package = importlib.import_module("uni_sign.stages")
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return sorted(name for name in names if name != "base" and not name.startswith("_"))
+
+
+def load_stage(name: str) -> Any:
+    """The class of a stage by name; only its own module is imported."""
+    plain = name.replace("-", "_")
+    if plain not in stage_names():
+        raise InputError(f"Unknown stage {name}: use one of {', '.join(stage_names())}.")
+    return importlib.import_module(f"uni_sign.stages.{plain}").STAGE
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors of a batch, at any depth of dicts and lists, on ``device``; dtypes stay as they are."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return [to_device(item, device) for item in value]
+    return value
