@@ -7,4 +7,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( CORES / PROCESSES ))}
 uni-sign demo-data
 deepspeed --num_gpus "$PROCESSES" fine_tuning.py --config configs/demo.yaml --use_descriptions \
     --batch_size $(( 16 / PROCESSES )) --output_dir "$OUT" --resume auto "$@"
-python benchmarks/show_run.py "$OUT"
+uni-sign show "$OUT"

@@ -1,4 +1,4 @@
-"""The `uni-sign` command: train, evaluate, infer, demo-data, doctor, export."""
+"""The `uni-sign` command: train, evaluate, infer, show, demo-data, doctor, export."""
 
 import argparse
 import os
@@ -17,6 +17,7 @@ _HELP = """usage: uni-sign COMMAND ...
   train STAGE [flags]             train; stages: {stages}
   evaluate --checkpoint F [flags] score the held-out splits with a finished run's weights
   infer --checkpoint F --poses P  pose file or folder in, JSON lines of text out
+  show OUTPUT_DIR                 a finished run: translations, scores, where its files lie
   demo-data [--videos]            make the embedded Demo corpus
   doctor [STAGE] [flags]          check everything before training
   export SOURCE TARGET            best_checkpoint.pth to a safetensors folder, and back
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "infer": _infer,
+        "show": _show,
         "demo-data": _demo_data,
         "doctor": _doctor,
         "export": _export,
@@ -104,6 +106,15 @@ def _infer(words: list[str]) -> int:
         build_parser(InferConfig, program="uni-sign infer").print_help()
         return 0
     return infer(words)
+
+
+def _show(words: list[str]) -> int:
+    from uni_sign.commands.show import show
+
+    parser = argparse.ArgumentParser(prog="uni-sign show", allow_abbrev=False)
+    parser.add_argument("output_dir", type=Path, help="folder of a finished run")
+    show(parser.parse_args(words).output_dir)
+    return 0
 
 
 def _demo_data(words: list[str]) -> int:

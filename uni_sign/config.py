@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -207,6 +208,8 @@ def converted(content: Mapping[str, Any], kinds: Sequence[Any], source: str) -> 
         if option not in by_option or option in ("--config", "--help") or option.startswith("--no-"):
             raise InputError(f"{source}: {_unknown_flag(option, parser)}")
         action = by_option[option]
+        if value is None:
+            raise InputError(f"{source}: {key} has no value: give one or leave the line out.")
         if isinstance(action, argparse.BooleanOptionalAction):
             if not isinstance(value, bool):
                 raise InputError(f"{source}: {key} must be true or false, not {value!r}.")
@@ -227,7 +230,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    # Beside its own errors PyYAML lets those of int() and datetime through, e.g. for month 13.
+    except (ValueError, LookupError, AttributeError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold names and values, one a line, but holds {type(content).__name__}.")
@@ -238,8 +242,8 @@ def check_values(config: Any) -> None:
     """Raise InputError for the first value of ``config`` that is impossible alone or together with others."""
     for field in dataclasses.fields(config):
         value, check = getattr(config, field.name), field.metadata.get("check")
-        if isinstance(value, float) and value != value:
-            raise InputError(f"--{field.name} is not a number.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{field.name} {value} is not a finite number.")
         if isinstance(value, tuple):
             object.__setattr__(config, field.name, tuple(value))
         problem = check(value) if check and value is not None else None

@@ -52,7 +52,7 @@ class Corpus:
 
     def description_dir(self, split: str) -> Path | None:
         """The first description folder of the split that is there."""
-        candidates = [Path(str(folder).format(split=split)) for folder in self.description_dirs]
+        candidates = [Path(str(folder).replace("{split}", split)) for folder in self.description_dirs]
         return next((folder for folder in candidates if folder.is_dir()), None)
 
 
@@ -108,7 +108,8 @@ def _mapping(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--dataset: {path} cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    # Beside its own errors PyYAML lets those of int() and datetime through, e.g. for month 13.
+    except (ValueError, LookupError, AttributeError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"--dataset: {path} is not valid YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(content, dict):
         raise InputError(f"--dataset: {path} must hold names and values, as configs/corpora/Demo.yaml does.")
@@ -119,7 +120,7 @@ def _corpus_from(content: Mapping[str, Any], path: Path, root: Path) -> Corpus:
     known = set(Corpus.__dataclass_fields__)
     unknown, missing = set(content) - known, {"name", "language", "labels", "pose_dir"} - set(content)
     if unknown or missing:
-        what = f"unknown key {min(unknown)!r}" if unknown else f"missing key {min(missing)!r}"
+        what = f"unknown key {min(unknown, key=str)!r}" if unknown else f"missing key {min(missing)!r}"
         raise InputError(f"{path}: {what}; the keys are {', '.join(sorted(known))}.")
     values = dict(content)
     try:
@@ -143,6 +144,8 @@ def _listed(value: Any) -> list[Any]:
 def _present(root: Path, choice: Any) -> Path:
     """The first of several spellings of a path that is there, else the first."""
     paths = [root / str(spelling) for spelling in _listed(choice)]
+    if not paths:
+        raise ValueError("an empty list where a file or folder is due")
     return next((path for path in paths if path.exists()), paths[0])
 
 
@@ -200,6 +203,8 @@ def _sample(
         return "video_path and text must be strings, gloss a list of strings."
     if not target.strip():
         return f"its target for {task} is empty."
+    if target != target.encode(errors="ignore").decode():  # a lone surrogate would fail in the tokenizer
+        return "its target holds text that is not valid Unicode."
     stem = Path(pose).name.rsplit(".", 1)[0]
     file = next((f"{stem}{suffix}" for suffix in (".npz", ".pkl") if f"{stem}{suffix}" in sizes), None)
     if file is None:
@@ -223,7 +228,7 @@ def _target(entry: Mapping[str, Any], task: str) -> Any:
 def _file_sizes(folder: Path) -> dict[str, int]:
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries}
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     except OSError as error:
         raise InputError(
             f"The pose folder {folder} cannot be read ({error.strerror}): put the pose files there, or set --data_root."

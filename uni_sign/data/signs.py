@@ -118,7 +118,7 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
             parts={name: part.astype(np.float32, copy=False) for name, part in parts.items()},
             labels=_cut(self.labels[key.index], settings.max_target_length),
             prefix=self.prefixes[sample.language],
-            described=self._describe(sample, frames, rng) if settings.descriptions else None,
+            described=self._describe(sample, frames + pose.start, rng) if settings.descriptions else None,
         )
 
     def _describe(self, sample: Sample, frames: np.ndarray, rng: np.random.Generator | None) -> FrameTexts:

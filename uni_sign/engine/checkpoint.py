@@ -127,10 +127,10 @@ def _prune(folder: Path, keep: int) -> None:
 def problem_of(folder: Path) -> str | None:
     """Why a checkpoint folder cannot be resumed from, or None."""
     try:
-        sizes = json.loads((folder / _MANIFEST).read_text())
-    except (OSError, ValueError):
+        sizes = json.loads((folder / _MANIFEST).read_text()).items()
+    except (OSError, ValueError, AttributeError):
         return "it was not finished"
-    for name, size in sizes.items():
+    for name, size in sizes:
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             return f"{name} is missing or cut"

@@ -78,9 +78,12 @@ def _local(x: Tensor, norm: FrameBatchNorm) -> Tensor:
 
 def _global_moments(maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Means and biased variances (C_i,) of each map, and the frames (), over all ranks (Chan's formula)."""
-    moments = [torch.var_mean(x.detach(), dim=(0, 2, 3), correction=0) for x in maps]
+    flat = [x.detach().flatten(2)[0] for x in maps]
+    # Two plain passes: torch.var_mean takes nine times as long on a CPU.
+    local_means = [x.mean(1) for x in flat]
+    local_variances = [(x - mean[:, None]).square_().mean(1) for x, mean in zip(flat, local_means, strict=True)]
     frames = maps[0].new_tensor([maps[0].shape[2]])
-    local = torch.cat([*(mean for _, mean in moments), *(variance for variance, _ in moments), frames])
+    local = torch.cat([*local_means, *local_variances, frames])
     table = local.new_empty(dist.get_world_size(), len(local))
     dist.all_gather(list(table.unbind()), local)
     sizes = [x.shape[1] for x in maps]
@@ -98,7 +101,7 @@ class _SyncedNormalize(torch.autograd.Function):
     def forward(ctx: Any, frames: Tensor, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         means, inverse, maps = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
         normalized = tuple(
-            (x - mean[:, None, None]).mul_(scale[:, None, None])
+            torch.addcmul(-(mean * scale)[:, None, None], x, scale[:, None, None])
             for x, mean, scale in zip(maps, means, inverse, strict=True)
         )
         ctx.count = count
@@ -115,8 +118,11 @@ class _SyncedNormalize(torch.autograd.Function):
         sums = torch.cat([*own, *product])
         dist.all_reduce(sums)
         parts = sums.split([*sizes, *sizes])
+        # (g - mean(g) - y mean(g y)) * scale, in two passes over the map.
         results = [
-            (g - own_sum[:, None, None] / rows - y * (product_sum[:, None, None] / rows)) * scale[:, None, None]
+            torch.addcmul(
+                -(scale * own_sum / rows)[:, None, None], y, -(scale * product_sum / rows)[:, None, None]
+            ).addcmul_(g, scale[:, None, None])
             for g, y, scale, own_sum, product_sum, rows in zip(
                 grads,
                 normalized,

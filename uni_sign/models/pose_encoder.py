@@ -171,9 +171,7 @@ class PoseEncoder(nn.Module):
         maps = [x.permute(2, 0, 1)[None].contiguous() for x in frames]
         maps = self._run_chains(self.gcn_modules, maps, layout)
         body, *others = maps
-        anchored = [
-            x + body[..., anchor, None].detach() for x, anchor in zip(others, ANCHORS.values(), strict=True)
-        ]
+        anchored = [x + body[..., anchor, None].detach() for x, anchor in zip(others, ANCHORS.values(), strict=True)]
         maps = self._run_chains(self.fusion_gcn_modules, [body, *anchored], layout)
         return torch.cat([x.mean(-1)[0].T for x in maps], dim=-1) + self.part_para
 

@@ -290,7 +290,7 @@ class FineTuning:
             self._load_finetune(model, trains_text)
         if self.fusion_checkpoint is not None:
             self.notes.append(load_fusion(model, self.fusion_checkpoint))
-        set_batch_norm_mode(model, config.batch_norm)
+        set_batch_norm_mode(model, "frozen" if config.fusion_only else config.batch_norm)
         freeze_all_but_fusion(model, config.fusion_only)
         return model
 

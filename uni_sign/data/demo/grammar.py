@@ -29,6 +29,9 @@ _TEMPLATES = (
     *("TSVNO", "TSVOJ", "PSVNO", "PSVOJ", "SVNOJ", "SAVOJ", "TPSVO", "TSAVO", "SVOJQ", "TSVOQ"),
     *("TSVNOJ", "PSVNOJ", "TPSVOJ", "TPSVNO", "PSAVOJ", "SAVNOJ", "SVNOJQ"),
 )
+# Utterances of one to three signs, for training alone: a learner meets words before sentences.
+_PHRASES = ("S", "O", "T", "P", "V", "OJ", "NO", "SV", "VO", "AV", "NOJ", "TSV", "PSV", "SVO", "SAV", "VOJ")
+_PHRASE_SHARE = 0.4
 _SPOKEN_ORDER = ("time", "place", "subject", "adverb", "verb", "number", "adjective", "object")
 
 
@@ -95,6 +98,7 @@ def _chinese(spoken: Sequence[Sign], tag: Sign | None, asks: bool) -> str:
 def plan(seed: int, sizes: dict[str, int], isolated_per_sign: int) -> list[Clip]:
     """Every clip of the corpus, in order; no gloss sequence and no text of a sentence occurs twice.
 
+    A share of the training clips are phrases of one to three signs, which do recur; sentences have four or more.
     `sizes` gives the sentences per split. Of each sign's `isolated_per_sign` one-sign clips (0, or 3 and
     more) one goes to dev, one to test, the others to train.
     """
@@ -107,8 +111,15 @@ def _sentence_clips(seed: int, sizes: dict[str, int]) -> Iterator[Clip]:
         rng = np.random.default_rng([seed, number])
         decks = _Decks(rng)
         for index in range(sizes[split]):
-            signs = _new_sentence(rng, decks, taken)
+            # Two neighbours are alike, so that phrases and sentences come in both languages.
+            phrase = split == "train" and (index // 2) % 5 < 5 * _PHRASE_SHARE
+            signs = _new_phrase(rng, decks) if phrase else _new_sentence(rng, decks, taken)
             yield Clip(f"{split}-{index:05d}", split, index, False, LANGUAGES[index % 2], signs)
+
+
+def _new_phrase(rng: np.random.Generator, decks: _Decks) -> tuple[Sign, ...]:
+    template = _PHRASES[int(rng.integers(len(_PHRASES)))]
+    return tuple(decks.draw(_LETTERS[letter]) for letter in template)
 
 
 def _new_sentence(rng: np.random.Generator, decks: _Decks, taken: set[tuple[str, ...] | str]) -> tuple[Sign, ...]:

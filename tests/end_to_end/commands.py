@@ -1,0 +1,87 @@
+"""Real commands as subprocesses, on a Demo corpus so small that a run takes seconds."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+SMALL = (
+    "--dataset Demo --dtype fp32 --hidden_dim 16 --epochs 2 --lr 3e-4 --log_steps 1 --num_workers 0 "
+    "--num_beams 2 --max_new_tokens 8"
+).split()
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launcher(name: str, processes: int = 1) -> list[str]:
+    """The command line up to the script, as a user types it."""
+    port = str(free_port())
+    if name == "python":
+        return [sys.executable]
+    if name == "torchrun":
+        return [str(BIN / "torchrun"), "--nproc_per_node", str(processes), "--master_port", port]
+    if name == "deepspeed":
+        return [str(BIN / "deepspeed"), "--num_gpus", str(processes), "--master_port", port]
+    config = ["--deepspeed_config_file", str(ROOT / "configs" / "ds_zero2.json")]
+    return [
+        *(str(BIN / "accelerate"), "launch", "--use_deepspeed", "--num_processes", str(processes)),
+        *("--num_machines", "1", "--main_process_port", port, *config),
+    ]
+
+
+def losses(output_dir: Path) -> list[float]:
+    """Training loss of every logged step."""
+    records = [json.loads(line) for line in (output_dir / "log.jsonl").read_text().splitlines()]
+    return [record["train/loss"] for record in records if "train/loss" in record]
+
+
+@pytest.fixture(scope="session")
+def corpus(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Demo with most descriptions gone, so that whole micro-batches have none on one rank."""
+    root = tmp_path_factory.mktemp("corpus") / "root"
+    shutil.copytree(demo_root, root)
+    files = sorted((root / "description" / "Demo" / "split_data" / "train").glob("train-*.json"))
+    for file in files[3:]:
+        file.unlink()
+    return root
+
+
+@pytest.fixture(scope="session")
+def run(corpus: Path) -> Run:
+    """Run a launcher on fine_tuning.py in the corpus folder; extra environment by keyword."""
+
+    def start(
+        command: list[str], *flags: str, output_dir: Path, status: int | None = 0, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        words = [*command, str(ROOT / "fine_tuning.py"), *SMALL, "--output_dir", str(output_dir), *flags]
+        return shell(words, cwd=corpus, status=status, **env)
+
+    return start
+
+
+def shell(
+    words: list[str], cwd: Path, status: int | None = 0, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and check its exit status (None: any but 0)."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        words, cwd=cwd, env={**os.environ, "PATH": path, **env}, capture_output=True, text=True, timeout=500
+    )
+    good = done.returncode != 0 if status is None else done.returncode == status
+    assert good, f"status {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    return done

@@ -1,0 +1,83 @@
+"""Three launchers, one behaviour: the same files and the same losses however the global batch is split."""
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import Run, launcher, losses
+
+FILES = {
+    "best_checkpoint.pth",
+    "checkpoints",
+    "config.yaml",
+    "log.jsonl",
+    "pictures",
+    "predictions_dev.jsonl",
+    "predictions_test.jsonl",
+    "results.json",
+    "train.log",
+}
+# Launcher, processes, ZeRO stage, further flags.
+SET_UPS = [
+    ("python", 1, 2, ()),
+    ("torchrun", 2, 0, ()),
+    ("deepspeed", 2, 1, ()),
+    ("deepspeed", 2, 2, ()),
+    ("deepspeed", 2, 2, ("--offload",)),
+    ("deepspeed", 2, 3, ()),
+    ("accelerate", 2, 2, ()),
+    ("deepspeed", 1, 0, ()),
+]
+
+
+@pytest.fixture(scope="module")
+def reference(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plain python, one process, no ZeRO, the whole global batch at once."""
+    out = tmp_path_factory.mktemp("reference") / "run"
+    run(launcher("python"), "--use_descriptions", "--zero_stage", "0", "--batch_size", "4", output_dir=out)
+    return out
+
+
+@pytest.mark.parametrize(("name", "processes", "stage", "flags"), SET_UPS)
+def test_same_losses_and_files(
+    name: str, processes: int, stage: int, flags: tuple[str, ...], run: Run, reference: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    size = str(4 // processes)
+    run(
+        launcher(name, processes),
+        *("--use_descriptions", "--zero_stage", str(stage), "--batch_size", size, *flags),
+        output_dir=out,
+    )
+    assert losses(out) == pytest.approx(losses(reference), abs=1e-4)
+    assert {path.name for path in out.iterdir()} == FILES
+    results = [json.loads((folder / "results.json").read_text()) for folder in (out, reference)]
+    assert results[0]["test/n"] == results[1]["test/n"] == 5
+
+
+def test_accumulation_gives_the_same_steps(run: Run, tmp_path: Path) -> None:
+    """12 clips, 5 a step: the last step of an epoch has 2; statistics frozen, as they cannot accumulate."""
+    common = ("--use_descriptions", "--batch_norm", "frozen", "--opt", "sgd", "--lr", "0.1")
+    runs = {
+        "whole": (launcher("python"), "--zero_stage", "0", "--batch_size", "5"),
+        "split": (launcher("python"), "--zero_stage", "0", "--batch_size", "1", "--gradient_accumulation_steps", "5"),
+        "zero": (launcher("python"), "--zero_stage", "2", "--batch_size", "1", "--gradient_accumulation_steps", "5"),
+    }
+    for name, (command, *flags) in runs.items():
+        run(command, *common, *flags, output_dir=tmp_path / name)
+    whole = losses(tmp_path / "whole")
+    assert len(whole) == 6
+    assert losses(tmp_path / "split") == pytest.approx(whole, abs=1e-4)
+    assert losses(tmp_path / "zero") == pytest.approx(whole, abs=1e-4)
+
+
+def test_max_steps_stops_there(run: Run, tmp_path: Path) -> None:
+    run(launcher("python"), "--zero_stage", "0", "--batch_size", "3", "--max_steps", "3", output_dir=tmp_path / "run")
+    assert len(losses(tmp_path / "run")) == 3
+    assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "step_00000003"
+
+
+def test_bf16_runs_under_deepspeed(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(launcher("python"), "--use_descriptions", "--dtype", "bf16", "--batch_size", "4", output_dir=out)
+    assert all(6 < loss < 8 for loss in losses(out))
