@@ -15,7 +15,7 @@ STATUS_FAILED, STATUS_BAD_INPUT = 1, 2
 _HELP = """usage: uni-sign COMMAND ...
 
   train STAGE [flags]             train; stages: {stages}
-  evaluate --checkpoint F [flags] score the held-out splits with a finished run's weights
+  evaluate --checkpoint F [flags] score the held-out splits with a finished run's weights and flags
   infer --checkpoint F --poses P  pose file or folder in, JSON lines of text out
   show OUTPUT_DIR                 a finished run: translations, scores, where its files lie
   demo-data [--videos]            make the embedded Demo corpus
@@ -27,7 +27,8 @@ Each command explains its flags with --help."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status: 0 done, 1 failed, 2 a flag or file is wrong."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    # `deepspeed --module uni_sign train ...` puts its own flag before the command.
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if not word.startswith("--local_rank=")]
     commands = {
         "train": _train,
         "evaluate": _evaluate,
@@ -56,12 +57,10 @@ def _complain(sentence: str) -> None:
 
 
 def _split_stage(words: list[str], default: str | None) -> tuple[str, list[str]]:
-    # Launchers put --local_rank first; the stage is the first word that is no flag.
-    place = next((i for i, word in enumerate(words) if word in stage_names()), None)
-    if place is not None:
-        return words[place], words[:place] + words[place + 1 :]
+    if words and not words[0].startswith("-"):
+        return words[0], words[1:]
     if default is None:
-        raise InputError(f"Name the stage to train: {', '.join(stage_names())}.")
+        raise InputError(f"Name the stage to train first: {', '.join(stage_names())}.")
     return default, words
 
 
@@ -78,7 +77,8 @@ def _train(words: list[str]) -> int:
 def _run(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> int:
     stage.check()
     # Importing torch's distributed stack takes seconds: wrong input is told before.
-    from uni_sign.engine.loop import DivergedError, run_stage
+    from uni_sign.engine.loop import run_stage
+    from uni_sign.engine.step import DivergedError
 
     try:
         run_stage(stage, config, plain)
@@ -89,21 +89,25 @@ def _run(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> int:
 
 
 def _evaluate(words: list[str]) -> int:
-    from uni_sign.commands.checkpoints import stage_of
+    from uni_sign.commands.checkpoints import CheckpointConfig, checkpoint_flag, stage_of
 
-    parser = argparse.ArgumentParser(prog="uni-sign evaluate", allow_abbrev=False)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights of a finished run")
-    known, flags = parser.parse_known_args(words)
     program = "uni-sign evaluate"
-    stage_type, (config, stage_config) = stage_of(known.checkpoint, ["--eval", *flags], TrainConfig, program=program)
+    if {"-h", "--help"} & set(words):
+        build_parser(CheckpointConfig, TrainConfig, program=program).print_help()
+        return 0
+    path = checkpoint_flag(words)
+    defaults = {"eval": True, "zero_stage": 0, "output_dir": str(path.parent / "evaluation")}
+    stage_type, parsed = stage_of(path, words, CheckpointConfig, TrainConfig, program=program, defaults=defaults)
+    _, config, stage_config = parsed
     return _run(stage_type(stage_config, config.seed), config, as_plain(config, stage_config))
 
 
 def _infer(words: list[str]) -> int:
+    from uni_sign.commands.checkpoints import CheckpointConfig
     from uni_sign.commands.infer import InferConfig, infer
 
     if {"-h", "--help"} & set(words):
-        build_parser(InferConfig, program="uni-sign infer").print_help()
+        build_parser(CheckpointConfig, InferConfig, program="uni-sign infer").print_help()
         return 0
     return infer(words)
 

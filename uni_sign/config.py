@@ -244,12 +244,10 @@ def check_values(config: Any) -> None:
         value, check = getattr(config, field.name), field.metadata.get("check")
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{field.name} {value} is not a finite number.")
-        if isinstance(value, tuple):
-            object.__setattr__(config, field.name, tuple(value))
         problem = check(value) if check and value is not None else None
         if problem:
             raise InputError(f"--{field.name} {value} {problem}.")
-        if isinstance(value, list):
+        if isinstance(value, list):  # argparse gives two numbers as a list
             object.__setattr__(config, field.name, tuple(value))
     conflict = config.conflicts() if hasattr(config, "conflicts") else None
     if conflict:

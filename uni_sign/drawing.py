@@ -25,7 +25,8 @@ def heat_map(rows: Sequence[tuple[str, np.ndarray]], title: str, value_name: str
     axes.grid(which="minor", axis="y", color="white", linewidth=3)
     axes.tick_params(which="minor", length=0)
     axes.set_xlabel("frame")
-    axes.set_title(title, loc="left", fontsize=11)
+    low, high = np.nanmin(table), np.nanmax(table)
+    axes.set_title(f"{title}: {low:.3f} to {high:.3f}", loc="left", fontsize=11)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label=value_name, fraction=0.03, pad=0.01)
     return figure

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -13,10 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-SMALL = (
+SMALL = shlex.split(
     "--dataset Demo --dtype fp32 --hidden_dim 16 --epochs 2 --lr 3e-4 --log_steps 1 --num_workers 0 "
     "--num_beams 2 --max_new_tokens 8"
-).split()
+)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -74,9 +75,7 @@ def run(corpus: Path) -> Run:
     return start
 
 
-def shell(
-    words: list[str], cwd: Path, status: int | None = 0, **env: str
-) -> subprocess.CompletedProcess[str]:
+def shell(words: list[str], cwd: Path, status: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and check its exit status (None: any but 0)."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

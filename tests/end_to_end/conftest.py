@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from commands import corpus, run  # noqa: E402 - found through the line above
+from commands import corpus, run
 
 __all__ = ["corpus", "run"]

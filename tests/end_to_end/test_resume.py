@@ -50,7 +50,7 @@ def test_incomplete_checkpoints_are_passed_over_and_runs_not_overwritten(run: Ru
     assert "already holds a run: add --resume auto" in refused.stderr
 
 
-def test_best_checkpoint_and_trackers(run: Run, corpus: Path, tmp_path: Path) -> None:
+def test_best_checkpoint_and_trackers(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ("--use_descriptions", "--zero_stage", "0", "--batch_size", "4", "--epochs", "1")
     run(

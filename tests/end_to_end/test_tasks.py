@@ -46,7 +46,7 @@ def _uni_sign(*words: str, cwd: Path, status: int = 0) -> str:
     return shell([*launcher("python"), "-m", "uni_sign", *words], cwd=cwd, status=status, PYTHONPATH=str(ROOT)).stdout
 
 
-def test_infer_gives_what_evaluation_predicted(finished: Path, corpus: Path, tmp_path: Path) -> None:
+def test_infer_gives_what_evaluation_predicted(finished: Path, corpus: Path) -> None:
     predicted = [json.loads(line) for line in (finished / "predictions_test.jsonl").read_text().splitlines()]
     poses, descriptions = "dataset/Demo/pose_format", "description/Demo/split_data/test"
     for language in ("English", "Chinese"):

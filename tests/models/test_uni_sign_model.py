@@ -171,7 +171,7 @@ def test_mt5_is_untied_and_stays_so(tmp_path: Path, tiny_config: dict[str, Any])
 
 
 def test_damaged_mt5_folders_are_named(tmp_path: Path, tiny_config: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="config.json is missing"):
+    with pytest.raises(InputError, match=r"config\.json is missing"):
         load_mt5(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="not an mT5 configuration"):
@@ -219,22 +219,27 @@ def test_golden_gating(golden: Callable[[str], Any], golden_weights: Callable[..
     fusion.load_state_dict({name.removeprefix("gating_fusion."): value for name, value in weights.items()})
     with torch.no_grad():
         fused, gate = fusion(io["pose"], io["text"], io["has"])
-        zero_fused, zero_gate = fusion(io["pose"], torch.zeros_like(io["text"]), io["has"])
-    for ours, name in [(fused, "fused"), (gate, "gate"), (zero_fused, "fused_zero_text"), (zero_gate, "gate_zero_text")]:
+        zero_fused, zero_gate = fusion(io["pose"], torch.zeros_like(io["text"]), torch.zeros_like(io["has"]))
+    for ours, name in [
+        (fused, "fused"),
+        (gate, "gate"),
+        (zero_fused, "fused_zero_text"),
+        (zero_gate, "gate_zero_text"),
+    ]:
         torch.testing.assert_close(ours, io[name], atol=1e-5, rtol=1e-5)
 
 
 def test_golden_gating_with_dropped_texts(
     golden: Callable[[str], Any], golden_weights: Callable[..., dict[str, Tensor]]
 ) -> None:
-    """Golden drops a text by zeroing its feature; the indicator it then feeds the gate is its own."""
+    """Golden drops a text by zeroing its feature where the mask is 1, and leaves the indicator as it was."""
     io = {name: torch.from_numpy(value) for name, value in golden("07_gating_io.npz").items()}
     fusion = GatingFusion(768)
     weights = golden_weights("07_gating_recipe.json", None)
     fusion.load_state_dict({name.removeprefix("gating_fusion."): value for name, value in weights.items()})
-    kept = io["train_dropout_mask"]
+    kept = 1 - io["train_dropout_mask"]
     with torch.no_grad():
-        fused, gate = fusion(io["pose"], io["text"] * kept, io["has"] * kept[..., 0])
+        fused, gate = fusion(io["pose"], io["text"] * kept, io["has"])
     torch.testing.assert_close(gate, io["train_gate"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fused, io["train_fused"], atol=1e-5, rtol=1e-5)
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from uni_sign.commands.checkpoints import stage_of
+from uni_sign.commands.checkpoints import CheckpointConfig, checkpoint_flag, stage_of
 from uni_sign.config import at_least, flag
 from uni_sign.data.signs import Key
 from uni_sign.errors import InputError
@@ -24,7 +24,6 @@ from uni_sign.stages.base import to_device
 class InferConfig:
     """The flags of inference."""
 
-    checkpoint: Path = flag(Path("best_checkpoint.pth"), "weights of a finished run")
     poses: Path = flag(Path("."), "a pose file, or a folder of them")
     descriptions: str = flag("", "folder of <clip>.json description files")
     language: str = flag("", "language to write; default: the corpus's")
@@ -35,8 +34,10 @@ class InferConfig:
 
 def infer(argv: Sequence[str]) -> int:
     """Run the command; status 0, or 2 where no clip could be read."""
-    path = _checkpoint_flag(argv)
-    stage_type, (config, stage_config) = stage_of(path, argv, InferConfig, program="uni-sign infer")
+    path = checkpoint_flag(argv)
+    stage_type, (_, config, stage_config) = stage_of(
+        path, argv, CheckpointConfig, InferConfig, program="uni-sign infer"
+    )
     stage = stage_type(stage_config, 0)
     done = 0
     with ExitStack() as stack:
@@ -46,15 +47,6 @@ def infer(argv: Sequence[str]) -> int:
     if done == 0:
         raise InputError(f"No clip at {config.poses} could be read.")
     return 0
-
-
-def _checkpoint_flag(argv: Sequence[str]) -> Path:
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        if word == "--checkpoint":
-            return Path(following)
-        if word.startswith("--checkpoint="):
-            return Path(word.partition("=")[2])
-    return InferConfig.checkpoint
 
 
 def _rows(stage: Any, config: InferConfig) -> Iterator[dict[str, Any]]:

@@ -189,7 +189,7 @@ class Collate:
             left.append(rows[described.left])
             right.append(rows[described.right])
         frames = [clip.described for clip in clips if clip.described is not None]
-        batch = {
+        batch: dict[str, Any] = {
             "text_weight": torch.from_numpy(np.concatenate([f.weight for f in frames]).astype(np.float32)),
             "text_indicator": torch.from_numpy(np.concatenate([f.indicator for f in frames]).astype(np.float32)),
         }

@@ -23,6 +23,7 @@ from uni_sign.errors import InputError
 
 _MANIFEST = "manifest.json"
 _TAG = "deepspeed"
+_TORN_FILE = ("iostream error", "unexpected pos", "file write failed", "inline_container")
 
 
 @dataclass
@@ -67,7 +68,9 @@ class _disk_errors(AbstractContextManager[None]):
         self._folder = folder
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        disk = isinstance(error, OSError) or (isinstance(error, RuntimeError) and "write" in str(error))
+        # torch's file writer turns a full disk into a RuntimeError of its own words.
+        torn = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _TORN_FILE)
+        disk = isinstance(error, OSError) or torn
         if disk:
             raise InputError(
                 f"{self._folder} cannot be written ({error}): free space or choose another --output_dir; "
@@ -126,6 +129,8 @@ def _prune(folder: Path, keep: int) -> None:
 
 def problem_of(folder: Path) -> str | None:
     """Why a checkpoint folder cannot be resumed from, or None."""
+    if not folder.is_dir():
+        return "there is no such folder"
     try:
         sizes = json.loads((folder / _MANIFEST).read_text()).items()
     except (OSError, ValueError, AttributeError):
@@ -248,4 +253,4 @@ def _gathered(tensor: Tensor) -> AbstractContextManager[Any]:
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters([tensor], modifier_rank=0)  # type: ignore[no-any-return]
+    return deepspeed.zero.GatheredParameters([tensor], modifier_rank=0)

@@ -75,7 +75,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 def deepspeed_config(config: TrainConfig, cuda: bool) -> dict[str, Any]:
     """The DeepSpeed configuration of the flags: configs/ds_zero*.json with the stage and offload set."""
-    path = _CONFIGS / ("ds_zero3.json" if config.zero_stage == 3 else "ds_zero2.json")
+    name = "ds_zero3" if config.zero_stage == 3 else "ds_zero2_offload" if config.offload else "ds_zero2"
+    path = _CONFIGS / f"{name}.json"
     settings: dict[str, Any] = json.loads(path.read_text())
     zero = settings["zero_optimization"]
     zero["stage"] = config.zero_stage

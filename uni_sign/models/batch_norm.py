@@ -53,15 +53,15 @@ def normalize(maps: Sequence[Tensor], norms: Sequence[FrameBatchNorm]) -> list[T
     norm = norms[0]
     if not norm.training or norm.mode == "frozen":
         return [_fixed(x, own) for x, own in zip(maps, norms, strict=True)]
-    if norm.mode == "local" or not dist.is_initialized() or dist.get_world_size() == 1:
-        return [_local(x, own) for x, own in zip(maps, norms, strict=True)]
     floats = [x.float() for x in maps]
-    means, variances, frames = _global_moments(floats)
+    ranks = dist.get_world_size() if norm.mode == "sync" and dist.is_initialized() else 1
+    means, variances, frames = _moments(floats, ranks)
     for x, own, mean, variance in zip(floats, norms, means, variances, strict=True):
         rows = frames * x.shape[3]
-        own.track(mean, variance * (rows / (rows - 1).clamp(min=1)))
-    inverse = [torch.rsqrt(variance + own.eps) for variance, own in zip(variances, norms, strict=True)]
-    normalized = _SyncedNormalize.apply(frames, len(maps), *means, *inverse, *floats)
+        own.track(mean.float(), (variance * (rows / (rows - 1).clamp(min=1))).float())
+    inverse = [torch.rsqrt(variance + own.eps).float() for variance, own in zip(variances, norms, strict=True)]
+    centres = [mean.float() for mean in means]
+    normalized = _Normalize.apply(frames, ranks, len(maps), *centres, *inverse, *floats)
     return [y.to(x.dtype) for y, x in zip(normalized, maps, strict=True)]
 
 
@@ -69,22 +69,21 @@ def _fixed(x: Tensor, norm: FrameBatchNorm) -> Tensor:
     return F.batch_norm(x.float(), norm.running_mean, norm.running_var, eps=norm.eps).to(x.dtype)
 
 
-def _local(x: Tensor, norm: FrameBatchNorm) -> Tensor:
-    norm.num_batches_tracked.add_(1)
-    momentum = norm.momentum or 0.0
-    y = F.batch_norm(x.float(), norm.running_mean, norm.running_var, None, None, True, momentum, norm.eps)
-    return y.to(x.dtype)
+def _moments(maps: Sequence[Tensor], ranks: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Means and biased variances (C_i,) of each map, and the frames (), over all ranks, in float64 (Chan's formula).
 
-
-def _global_moments(maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Means and biased variances (C_i,) of each map, and the frames (), over all ranks (Chan's formula)."""
-    flat = [x.detach().flatten(2)[0] for x in maps]
-    # Two plain passes: torch.var_mean takes nine times as long on a CPU.
+    In float64 so that they round to the same float32 numbers however the frames are split: early channels have a
+    mean of eighty deviations, and whatever differs there grows from layer to layer.
+    """
+    flat = [x.detach().flatten(2)[0].double() for x in maps]
+    # Two plain passes: torch.var_mean takes several times as long on a CPU.
     local_means = [x.mean(1) for x in flat]
     local_variances = [(x - mean[:, None]).square_().mean(1) for x, mean in zip(flat, local_means, strict=True)]
-    frames = maps[0].new_tensor([maps[0].shape[2]])
+    frames = flat[0].new_tensor([maps[0].shape[2]])
+    if ranks == 1:
+        return local_means, local_variances, frames[0]
     local = torch.cat([*local_means, *local_variances, frames])
-    table = local.new_empty(dist.get_world_size(), len(local))
+    table = local.new_empty(ranks, len(local))
     dist.all_gather(list(table.unbind()), local)
     sizes = [x.shape[1] for x in maps]
     means, variances, counts = table[:, : sum(sizes)], table[:, sum(sizes) : -1], table[:, -1:]
@@ -94,17 +93,21 @@ def _global_moments(maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor],
     return list(mean.split(sizes)), list(variance.split(sizes)), total
 
 
-class _SyncedNormalize(torch.autograd.Function):
-    """y_i = (x_i - mean_i) * inverse_i, where mean and inverse deviation depend on every rank's rows."""
+class _Normalize(torch.autograd.Function):
+    """y_i = (x_i - mean_i) * inverse_i, where mean and inverse deviation depend on every rank's rows.
+
+    One rank takes the same way as several: torch's own batch norm adds up in another order, and one process would
+    not give the numbers of two.
+    """
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, frames: Tensor, ranks: int, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         means, inverse, maps = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
         normalized = tuple(
-            torch.addcmul(-(mean * scale)[:, None, None], x, scale[:, None, None])
+            (x - mean[:, None, None]).mul_(scale[:, None, None])
             for x, mean, scale in zip(maps, means, inverse, strict=True)
         )
-        ctx.count = count
+        ctx.ranks, ctx.count = ranks, count
         ctx.save_for_backward(frames, *inverse, *normalized)
         return normalized
 
@@ -113,27 +116,25 @@ class _SyncedNormalize(torch.autograd.Function):
         frames, *saved = ctx.saved_tensors
         inverse, normalized = saved[: ctx.count], saved[ctx.count :]
         sizes = [len(scale) for scale in inverse]
-        own = [g.sum((0, 2, 3)) for g in grads]
-        product = [(g * y).sum((0, 2, 3)) for g, y in zip(grads, normalized, strict=True)]
+        own = [g.double().sum((0, 2, 3)) for g in grads]
+        product = [(g * y).double().sum((0, 2, 3)) for g, y in zip(grads, normalized, strict=True)]
         sums = torch.cat([*own, *product])
-        dist.all_reduce(sums)
-        parts = sums.split([*sizes, *sizes])
+        if ctx.ranks > 1:
+            dist.all_reduce(sums)
+        points = [g.shape[3] for g in grads]
+        means = [
+            (part / (frames * v)).float() for part, v in zip(sums.split([*sizes, *sizes]), points * 2, strict=True)
+        ]
         # (g - mean(g) - y mean(g y)) * scale, in two passes over the map.
         results = [
-            torch.addcmul(
-                -(scale * own_sum / rows)[:, None, None], y, -(scale * product_sum / rows)[:, None, None]
-            ).addcmul_(g, scale[:, None, None])
-            for g, y, scale, own_sum, product_sum, rows in zip(
-                grads,
-                normalized,
-                inverse,
-                parts[: ctx.count],
-                parts[ctx.count :],
-                [frames * g.shape[3] for g in grads],
-                strict=True,
+            torch.addcmul(-(scale * mean_g)[:, None, None], y, -(scale * mean_gy)[:, None, None]).addcmul_(
+                g, scale[:, None, None]
+            )
+            for g, y, scale, mean_g, mean_gy in zip(
+                grads, normalized, inverse, means[: ctx.count], means[ctx.count :], strict=True
             )
         ]
-        return (None, None, *[None] * (2 * ctx.count), *results)
+        return (None, None, None, *[None] * (2 * ctx.count), *results)
 
 
 def set_batch_norm_mode(module: nn.Module, mode: BatchNormMode) -> None:

@@ -1,6 +1,7 @@
 """mT5 with an output matrix of its own, and the loss that never holds all logits."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ def load_text_stack(folder: Path) -> MT5EncoderModel:
     return model
 
 
-def _from_folder(kind: type, folder: Path, allowed_missing: set[str]) -> nn.Module:
+def _from_folder(kind: Any, folder: Path, allowed_missing: set[str]) -> Any:
     config = read_config(folder)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -92,15 +93,14 @@ def decoder_states(mt5: MT5ForConditionalGeneration, encoded: Tensor, mask: Tens
     ).last_hidden_state
 
 
-def summed_cross_entropy(lm_head: nn.Module, states: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+def summed_cross_entropy(lm_head: nn.Linear, states: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Smoothed cross-entropy summed over the targets, without ever holding (N x vocabulary) fp32 logits.
 
     ``states`` (B, L, D), ``labels`` (B, L) with -100 for "no target". Each chunk's logits are made again in the
     backward pass instead of being kept. Equals ``F.cross_entropy(..., label_smoothing, reduction="sum")``.
     """
     rows, targets = states.flatten(0, 1), labels.flatten()
-    vocabulary = lm_head.weight.shape[0] if lm_head.weight.dim() > 1 else lm_head.out_features
-    size = max(1, _LOGITS_PER_CHUNK // int(vocabulary))
+    size = max(1, _LOGITS_PER_CHUNK // lm_head.out_features)
 
     def chunk_loss(chunk: Tensor, chunk_targets: Tensor) -> Tensor:
         logits = lm_head(chunk).float()

@@ -101,10 +101,10 @@ class Block(nn.Module):
             self.residual = nn.Sequential(conv, FrameBatchNorm(out_channels))
 
 
-def run_layer(blocks: Sequence[Block], maps: Sequence[Tensor], layout: FrameLayout) -> list[Tensor]:
+def run_layer(blocks: Sequence[Any], maps: Sequence[Tensor], layout: FrameLayout) -> list[Tensor]:
     """One layer of several parts side by side, so that their batch norms exchange statistics once.
 
-    ``maps``: (1, C, N, V) a part -> (1, C', N, V) a part.
+    ``blocks``: a `Block` a part; ``maps``: (1, C, N, V) a part -> (1, C', N, V) a part.
     """
     norms = [block.gcn.bn for block in blocks]
     hidden = [block.gcn(x) for block, x in zip(blocks, maps, strict=True)]

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from transformers import MT5Config, MT5EncoderModel
 
-MAX_TEXT_TOKENS = 256
-
 
 class TextEncoder(nn.Module):
     """The encoder stack of an mT5 with weights of its own.

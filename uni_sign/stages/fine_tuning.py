@@ -88,7 +88,7 @@ class FineTuning:
             raise InputError(
                 f"--task {self.config.task} is not one of {self.corpus.name}'s: {', '.join(self.corpus.tasks)}."
             )
-        if len(self.tokenizer) > self.mt5_config.vocab_size:
+        if self.mt5_config.vocab_size < len(self.tokenizer):
             raise InputError(
                 f"{self.mt5_folder}: the tokenizer has {len(self.tokenizer)} pieces, the model only "
                 f"{self.mt5_config.vocab_size}: they do not belong together."
@@ -173,12 +173,12 @@ class FineTuning:
 
     def examine(self) -> list[Finding]:
         """Corpus, labels, poses, descriptions, mT5 and checkpoints: each pass, warn or fail."""
-        findings = [
-            _finding("mT5 folder", "put google/mt5-base there or set --mt5", self._describe_mt5),
-            _finding("corpus", "set --dataset and --task", self._describe_corpus),
-        ]
+        corpus = _finding("corpus", "set --dataset and --task", self._describe_corpus)
+        if corpus.level == "fail":
+            return [corpus]
+        findings = [corpus, _finding("mT5 folder", "put google/mt5-base there or set --mt5", self._describe_mt5)]
         for split in SPLITS:
-            findings += _split_findings(split, lambda split=split: read_split(self.corpus, self.config.task, split))
+            findings += self._label_findings(split)
             if self.config.use_descriptions:
                 findings.append(self._coverage(split))
         if self.config.finetune or self.config.fusion_checkpoint:
@@ -186,10 +186,10 @@ class FineTuning:
         return findings
 
     def _describe_mt5(self) -> str:
+        config = self.mt5_config
         weights = [*self.mt5_folder.glob("*.safetensors"), *self.mt5_folder.glob("*.bin")]
         if not weights and not self.config.finetune:
             raise InputError(f"{self.mt5_folder} holds no weights (*.safetensors or *.bin).")
-        config = self.mt5_config
         return f"{self.mt5_folder}: d_model {config.d_model}, {len(self.tokenizer):,} pieces"
 
     def _describe_corpus(self) -> str:
@@ -200,6 +200,17 @@ class FineTuning:
     def _describe_checkpoints(self) -> str:
         found = [c for c in (self.finetune, self.fusion_checkpoint) if c is not None]
         return "; ".join(f"{c.source}: {len(c.weights)} tensors" for c in found)
+
+    def _label_findings(self, split: str) -> list[Finding]:
+        try:
+            found = read_split(self.corpus, self.config.task, split)
+        except InputError as error:
+            return [Finding("fail", f"{split} labels", str(error), "mend or move the named file")]
+        findings = [Finding("pass", f"{split} labels", f"{len(found.samples)} usable clips")]
+        if found.problems:
+            detail = f"{len(found.problems)} clips are unusable, first: {found.problems[0]}"
+            findings.append(Finding("warn", f"{split} clips", detail, "they are left out of training"))
+        return findings
 
     def _coverage(self, split: str) -> Finding:
         subject = f"{split} descriptions"
@@ -386,7 +397,8 @@ class FineTuning:
         for language in languages if len(languages) > 1 else []:
             chosen = [i for i, row in enumerate(rows) if row["language"] == language]
             part = translation_scores(*([column[i] for i in chosen] for column in (predictions, references, styles)))
-            scores |= {f"{name}_{language.lower()}": part[name] for name in ("bleu4", "rouge_l")}
+            scores |= {f"{name}_{language.lower()}": part[name] for name in ("bleu4", "rouge_l", "chrf")}
+            scores[f"n_{language.lower()}"] = len(chosen)
         return {**scores, "n": len(rows)}
 
     def checkpoint_extras(self) -> dict[str, Any]:
@@ -410,18 +422,6 @@ def _finding(subject: str, remedy: str, describe: Callable[[], str]) -> Finding:
         return Finding("pass", subject, describe())
     except InputError as error:
         return Finding("fail", subject, str(error), remedy)
-
-
-def _split_findings(split: str, read: Callable[[], Split]) -> list[Finding]:
-    try:
-        found = read()
-    except InputError as error:
-        return [Finding("fail", f"{split} labels", str(error), "mend or move the named file")]
-    findings = [Finding("pass", f"{split} labels", f"{len(found.samples)} usable clips")]
-    if found.problems:
-        detail = f"{len(found.problems)} clips are unusable, first: {found.problems[0]}"
-        findings.append(Finding("warn", f"{split} clips", detail, "they are left out of training"))
-    return findings
 
 
 def _checkpoint(flag_name: str, path: str) -> Checkpoint | None:

@@ -1,0 +1,100 @@
+"""The fine-tuning stage without a launcher: fill modes, freezing, fingerprints, scores of each task."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from uni_sign.data.signs import Key
+from uni_sign.errors import InputError
+from uni_sign.stages._frozen_text import FrozenTextEncoder
+from uni_sign.stages.fine_tuning import FineTuning, FineTuningConfig
+
+
+def make_stage(root: Path, **flags: Any) -> FineTuning:
+    return FineTuning(FineTuningConfig(dataset="Demo", data_root=root, hidden_dim=16, **flags), seed=0)
+
+
+def first_batch(stage: FineTuning, split: str = "train", clips: int = 3) -> dict[str, Any]:
+    datasets = stage.build_datasets()
+    return datasets.collate([datasets.splits[split][Key(0, index)] for index in range(clips)])
+
+
+@pytest.mark.parametrize("fill", ["nearest", "interpolate", "none"])
+def test_every_fill_mode_trains_all_of_the_fusion(fill: Any, demo_root: Path) -> None:
+    stage = make_stage(demo_root, use_descriptions=True, description_fill=fill)
+    model, batch = stage.build_model(), first_batch(stage)
+    loss, logs = stage.compute_loss(model, batch)
+    (loss / stage.count_targets(batch)).backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert 0 < float(logs["gate"]) < 1
+    mixed = batch["text_weight"] > 0
+    assert bool(mixed.any()) == (fill == "interpolate")
+    assert bool((batch["text_left"] == 0).any()) == (fill == "none")
+
+
+def test_a_batch_without_any_text_gives_every_parameter_a_gradient(demo_root: Path) -> None:
+    stage = make_stage(demo_root, use_descriptions=True, text_dropout_p=1.0, description_fill="none")
+    model, batch = stage.build_model(), first_batch(stage)
+    assert not batch["text_left"].any()
+    loss, _ = stage.compute_loss(model, batch)
+    loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_frozen_features_equal_the_encoder_and_a_second_pass_calls_none(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = make_stage(demo_root, use_descriptions=True)
+    frozen = make_stage(demo_root, use_descriptions=True, text_encoder_freeze=True, text_cache=str(tmp_path))
+    frozen.prepare(Accelerator(cpu=True))
+    ours, theirs = first_batch(frozen), first_batch(trained)
+    with torch.no_grad():
+        expected = trained.build_model().eval().text_encoder(theirs["text_groups"])
+    for side in ("text_left", "text_right"):
+        torch.testing.assert_close(
+            ours["text_features"][ours[side] - 1], expected[theirs[side] - 1], atol=1e-5, rtol=1e-5
+        )
+    assert not any(name.startswith("text_encoder") for name, _ in frozen.build_model().named_parameters())
+
+    def no_call(_: FrozenTextEncoder) -> None:
+        raise AssertionError("the encoder was loaded although the cache is complete")
+
+    monkeypatch.setattr(FrozenTextEncoder, "_encoder", no_call)
+    again = make_stage(demo_root, use_descriptions=True, text_encoder_freeze=True, text_cache=str(tmp_path))
+    again.prepare(Accelerator(cpu=True))
+    torch.testing.assert_close(first_batch(again)["text_features"], ours["text_features"])
+
+
+def test_pooling_and_weights_change_the_fingerprint(demo_root: Path, tmp_path: Path) -> None:
+    flags: dict[str, Any] = {"use_descriptions": True, "text_encoder_freeze": True, "text_cache": str(tmp_path)}
+    mean = make_stage(demo_root, **flags).text_encoder
+    first = make_stage(demo_root, **flags, text_pooling="first").text_encoder
+    assert mean is not None
+    assert first is not None
+    assert mean.fingerprint != first.fingerprint
+    model = make_stage(demo_root, use_descriptions=True).build_model()
+    torch.save({"model": model.state_dict()}, tmp_path / "trained.pth")
+    tuned = make_stage(demo_root, **flags, finetune=str(tmp_path / "trained.pth")).text_encoder
+    assert tuned is not None
+    assert tuned.fingerprint not in (mean.fingerprint, first.fingerprint)
+
+
+def test_a_checkpoint_of_another_frozen_encoder_is_refused(demo_root: Path, tmp_path: Path) -> None:
+    flags: dict[str, Any] = {"use_descriptions": True, "text_encoder_freeze": True, "text_cache": str(tmp_path)}
+    stage = make_stage(demo_root, **flags)
+    path = tmp_path / "best.pth"
+    torch.save({"model": stage.build_model().state_dict(), **stage.checkpoint_extras()}, path)
+    make_stage(demo_root, **flags, finetune=str(path)).check()
+    with pytest.raises(InputError, match="another frozen text encoder"):
+        make_stage(demo_root, **flags, text_pooling="first", finetune=str(path)).check()
+
+
+def test_isolated_signs_are_at_most_64_frames(demo_root: Path) -> None:
+    stage = make_stage(demo_root, task="ISLR")
+    assert stage.longest_clip == 64
+    assert stage.monitor == "dev/top1_instance"
+    assert not make_stage(demo_root, task="CSLR").higher_is_better

@@ -1,0 +1,217 @@
+"""What a run is made of, and how it is put together for this process."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from uni_sign.config import TrainConfig
+from uni_sign.engine import checkpoint
+from uni_sign.engine.batching import BatchShape, TrainSampler
+from uni_sign.engine.checkpoint import RunState
+from uni_sign.engine.optim import Schedule, make_optimizer, make_schedule
+from uni_sign.engine.tracking import Tracker
+from uni_sign.errors import InputError, SampleError
+from uni_sign.stages.base import Batch, Datasets, Stage
+
+_DESCRIBED_PROBLEMS = 10
+
+
+class LossModule(nn.Module):
+    """The one module that is wrapped for distribution: its forward is the stage's loss."""
+
+    def __init__(self, stage: Stage, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._compute_loss = stage.compute_loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._compute_loss(self.model, batch)
+
+
+@dataclass
+class Run:
+    """All that a run is made of, prepared for this process."""
+
+    stage: Stage
+    config: TrainConfig
+    accelerator: Accelerator
+    tracker: Tracker
+    datasets: Datasets
+    model: Any
+    optimizer: Any
+    schedule: Schedule
+    sampler: TrainSampler
+    loader: DataLoader[Any]
+    state: RunState
+
+    @property
+    def inner(self) -> nn.Module:
+        """The stage's own model, unwrapped."""
+        module: nn.Module = self.accelerator.unwrap_model(self.model).model
+        return module
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.schedule.total // self.config.epochs
+
+    @property
+    def stopped(self) -> bool:
+        """Whether ``--max_steps`` is reached."""
+        return bool(self.config.max_steps) and self.state.step >= self.config.max_steps
+
+
+def check_output_dir(stage: Stage, config: TrainConfig) -> None:
+    """Refuse to overwrite a run, and a folder that cannot be written."""
+    if config.resume not in ("", "auto"):
+        checkpoint.find_resume(config.output_dir, config.resume)
+    folder = config.output_dir
+    held = (folder / "log.jsonl").exists() or (folder / stage.checkpoint_name).exists()
+    if held and not config.resume and not config.eval:
+        raise InputError(
+            f"--output_dir {folder} already holds a run: add --resume auto to go on with it, or choose another folder."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write_test_{random.getrandbits(64):x}"
+        probe.write_bytes(b"\0" * 65536)
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"--output_dir {folder} cannot be written ({error.strerror}): free space or choose another folder."
+        ) from error
+
+
+def prepare(
+    stage: Stage, config: TrainConfig, accelerator: Accelerator, tracker: Tracker, plain: dict[str, Any]
+) -> Run:
+    """Data, model and optimizer of a stage, distributed, and put back where a resumed run stopped."""
+    stage.prepare(accelerator)
+    datasets = stage.build_datasets()
+    _seed(config.seed)
+    model = stage.build_model()
+    shape = BatchShape(config.batch_size, config.gradient_accumulation_steps, accelerator.num_processes)
+    train_split = datasets.splits["train"]
+    schedule = make_schedule(config, shape.windows_per_epoch(len(train_split)))
+    sampler = TrainSampler(train_split.sizes, shape, accelerator.process_index, config.seed, datasets.make_key)
+    _introduce(tracker, datasets, model, config, shape, accelerator)
+    prepared, optimizer = _distribute(accelerator, LossModule(stage, model), config)
+    # Dropout differs between ranks, and between none of the launchers.
+    _seed(config.seed + 1 + accelerator.process_index)
+    run = Run(
+        stage=stage,
+        config=config,
+        accelerator=accelerator,
+        tracker=tracker,
+        datasets=datasets,
+        model=prepared,
+        optimizer=optimizer,
+        schedule=schedule,
+        sampler=sampler,
+        loader=make_loader(config, train_split, datasets, sampler, persistent=True),
+        state=RunState(world_size=accelerator.num_processes, zero_stage=config.zero_stage),
+    )
+    report_problems(run, datasets.problems)
+    if not config.eval:
+        _resume(run, plain)
+    return run
+
+
+def _distribute(accelerator: Accelerator, module: nn.Module, config: TrainConfig) -> tuple[Any, Any]:
+    if config.eval and config.zero_stage == 0:
+        return accelerator.prepare_model(module, evaluation_mode=True), None
+    prepared: tuple[Any, Any] = accelerator.prepare(module, make_optimizer(module, config))
+    return prepared
+
+
+def _resume(run: Run, plain: dict[str, Any]) -> None:
+    """Go on from the checkpoint of ``--resume``, and open the logs there."""
+    config, tracker = run.config, run.tracker
+    folder = None
+    if config.resume:
+        folder, passed = checkpoint.find_resume(config.output_dir, config.resume)
+        for sentence in passed:
+            tracker.say(sentence)
+        tracker.say(f"Resuming from {folder}." if folder else "Nothing to resume yet: starting from the beginning.")
+    if folder:
+        run.state = checkpoint.read_state(folder, run.accelerator, config.zero_stage)
+        checkpoint.load(run.accelerator, run.model, run.optimizer, folder)
+    elif run.accelerator.is_main_process:
+        (config.output_dir / "config.yaml").write_text(yaml.safe_dump(plain, allow_unicode=True))
+    run.state.tracker_id = tracker.start(config, plain, run.state.step, run.state.tracker_id)
+
+
+def _introduce(
+    tracker: Tracker,
+    datasets: Datasets,
+    model: nn.Module,
+    config: TrainConfig,
+    shape: BatchShape,
+    accelerator: Any,
+) -> None:
+    """What is about to happen: data, parameters by module, the effective batch."""
+    for note in datasets.notes:
+        tracker.say(note)
+    counts = ", ".join(f"{len(dataset)} {name}" for name, dataset in datasets.splits.items())
+    tracker.say(f"Clips: {counts}. Device: {accelerator.device}, {shape.processes} process(es).")
+    rows = parameter_table(model)
+    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    tracker.say(f"{'module':<20}{'parameters':>14}{'trainable':>14}")
+    for name, total, trainable in rows:
+        tracker.say(f"{name:<20}{total:>14,}{trainable:>14,}")
+    steps = shape.windows_per_epoch(len(datasets.splits["train"]))
+    tracker.say(
+        f"Global batch {shape.window} = {shape.batch_size} clips x {shape.accumulation} accumulation x "
+        f"{shape.processes} processes; {steps} steps an epoch, {config.epochs} epochs; {config.dtype}, "
+        f"ZeRO {config.zero_stage}{' + offload' if config.offload else ''}."
+    )
+
+
+def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
+    """(module, parameters, trainable parameters) for each child of ``model``, shared ones counted once."""
+    rows: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        row = rows.setdefault(name.split(".")[0], [0, 0])
+        row[0] += parameter.numel()
+        row[1] += parameter.numel() * parameter.requires_grad
+    return [(name, total, trainable) for name, (total, trainable) in rows.items()]
+
+
+def report_problems(run: Run, problems: list[str]) -> None:
+    """Name unusable clips once each; with ``--bad_samples stop`` raise SampleError, on every rank."""
+    if not problems:
+        return
+    if run.config.bad_samples == "stop":
+        raise SampleError(problems[0])
+    for problem in problems[:_DESCRIBED_PROBLEMS]:
+        run.tracker.say(f"left out: {problem}")
+    if len(problems) > _DESCRIBED_PROBLEMS:
+        run.tracker.say(f"left out: {len(problems) - _DESCRIBED_PROBLEMS} more clips.")
+
+
+def make_loader(
+    config: TrainConfig, dataset: Any, datasets: Datasets, sampler: Any, persistent: bool
+) -> DataLoader[Any]:
+    """Batches of a split, read by ``--num_workers`` processes."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=datasets.collate,
+        num_workers=config.num_workers,
+        pin_memory=config.pin_mem and torch.cuda.is_available(),
+        persistent_workers=persistent and config.num_workers > 0,
+        # Its own generator: starting to iterate must not advance the random state that dropout draws from.
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from the global state
+    torch.manual_seed(seed)
