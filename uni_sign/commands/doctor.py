@@ -13,7 +13,7 @@ import torch
 from uni_sign.config import TrainConfig, parse_flags
 from uni_sign.engine.launch import check_launch
 from uni_sign.errors import InputError
-from uni_sign.stages.base import Finding, load_stage
+from uni_sign.stages.base import Finding, ModelSize, load_stage
 
 _MARKS = {"pass": "PASS", "warn": "WARN", "fail": "FAIL"}
 _TESTED = {
@@ -22,7 +22,6 @@ _TESTED = {
     "deepspeed": ("0.18", ""),
     "accelerate": ("1.10", ""),
 }
-_POSE_POINTS, _POSE_MAPS, _MT5_MAPS = 69, 40, 24
 
 
 def doctor(stage_name: str, argv: Sequence[str]) -> int:
@@ -108,31 +107,23 @@ def _batch_and_memory(stage: Any, config: TrainConfig) -> list[Finding]:
         f"x {processes} process(es)",
     )
     try:
-        with torch.device("meta"):
-            parameters, trainable, width = stage.shape()
+        size = stage.model_size()
     except InputError as error:
         return [batch, Finding("fail", "memory", f"cannot be estimated: {error}", "mend the lines above")]
-    needed = estimated_gb(config, parameters, trainable, width, stage.longest_clip, processes)
+    needed = estimated_gb(config, size, processes)
     there = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else psutil.virtual_memory().available / 1e9
-    detail = f"about {needed:.1f} GB per process for {parameters / 1e6:.0f} M parameters; {there:.1f} GB are free"
+    detail = f"about {needed:.1f} GB per process for {size.parameters / 1e6:.0f} M parameters; {there:.1f} GB are free"
     remedy = "lower --batch_size, add --offload, --text_encoder_freeze or a higher --zero_stage"
     level = "pass" if needed < 0.9 * there else "warn" if needed < there else "fail"
     return [batch, Finding(level, "memory", detail, remedy)]  # type: ignore[arg-type]
 
 
-def estimated_gb(
-    config: TrainConfig, parameters: int, trainable: int, width: tuple[int, int], frames: int, processes: int
-) -> float:
-    """A rough upper estimate of one process's memory: weights, gradients, optimizer, activations.
-
-    ``width``: hidden_dim of the pose encoder and d_model of mT5. Counted per clip of ``frames`` frames as
-    about 40 maps of (69 points x hidden_dim) and 24 maps of d_model per mT5 input position.
-    """
+def estimated_gb(config: TrainConfig, size: ModelSize, processes: int) -> float:
+    """A rough upper estimate of one process's memory: weights, gradients, optimizer, activations, 0.5 GB of rest."""
     value = 4 if config.dtype == "fp32" else 2
     shards = {0: (1, 1, 1), 1: (1, 1, processes), 2: (1, processes, processes), 3: (processes,) * 3}
     weight_shard, grad_shard, state_shard = shards[config.zero_stage]
     # AdamW keeps two fp32 moments; DeepSpeed an fp32 copy of the weights besides.
-    state = 0 if config.offload else trainable * (8 if config.zero_stage == 0 else 12) / state_shard
-    hidden, d_model = width
-    activations = config.batch_size * frames * value * (_POSE_POINTS * hidden * _POSE_MAPS + d_model * _MT5_MAPS * 12)
-    return (parameters * value / weight_shard + trainable * value / grad_shard + state + activations) / 1e9 + 0.5
+    state = 0 if config.offload else size.trainable * (8 if config.zero_stage == 0 else 12) / state_shard
+    weights = size.parameters * value / weight_shard + size.trainable * value / grad_shard
+    return (weights + state + config.batch_size * size.activations * value) / 1e9 + 0.5

@@ -51,11 +51,8 @@ def infer(argv: Sequence[str]) -> int:
 
 def _rows(stage: Any, config: InferConfig) -> Iterator[dict[str, Any]]:
     descriptions = Path(config.descriptions) if config.descriptions else None
-    dataset = stage.files_dataset(config.poses, descriptions, config.language)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    if stage.text_encoder is not None:
-        files = [s.description_path for s in dataset.samples if s.description_path]
-        stage.text_encoder.fill_cache(files, accelerator)
+    dataset = stage.files_dataset(config.poses, descriptions, config.language, accelerator)
     model = stage.build_model().to(accelerator.device).eval()
     keys = [Key(0, index) for index in range(len(dataset))]
     batches = [keys[i : i + config.batch_size] for i in range(0, len(keys), config.batch_size)]

@@ -51,6 +51,15 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class ModelSize:
+    """Parameters, those that train, and how many values a forward pass keeps for one item (an upper estimate)."""
+
+    parameters: int
+    trainable: int
+    activations: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a held-out split gave: scores by name, a row per clip, and what is worth drawing."""
 
@@ -87,6 +96,10 @@ class Stage(Protocol):
 
     def examine(self) -> list[Finding]:
         """What `uni-sign doctor` says of this stage's files: every fault, not the first alone."""
+        ...
+
+    def model_size(self) -> ModelSize:
+        """The model's size, counted without building it; raises InputError where its configuration is missing."""
         ...
 
     def prepare(self, accelerator: Any) -> None:

@@ -17,6 +17,7 @@ from uni_sign.data.corpora import SPLITS, Corpus, Sample, Split, default_corpus,
 from uni_sign.data.safe_pickle import load_tensors
 from uni_sign.data.signs import IGNORED, ClipSettings, Collate, Key, SignDataset
 from uni_sign.data.tokenizer import Tokenizer
+from uni_sign.data.wholebody import PARTS
 from uni_sign.errors import InputError
 from uni_sign.metrics.recognition import classification_scores, recognition_scores
 from uni_sign.metrics.translation import signature, translation_scores
@@ -25,9 +26,10 @@ from uni_sign.models.mt5 import load_mt5, load_text_stack, read_config
 from uni_sign.models.uni_sign import UniSign
 from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
 from uni_sign.stages._frozen_text import FrozenTextEncoder
-from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, to_device
+from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, ModelSize, to_device
 
 _DRAWN_CLIPS = 12
+_POINTS = sum(len(points) for points in PARTS.values())
 _GATE_BINS = np.linspace(0, 1, 21)
 
 
@@ -257,7 +259,7 @@ class FineTuning:
         features = self.text_encoder.features if self.text_encoder else None
         return Collate(self.tokenizer, self.config.use_descriptions, features)
 
-    def files_dataset(self, poses: Path, descriptions: Path | None, language: str) -> SignDataset:
+    def files_dataset(self, poses: Path, descriptions: Path | None, language: str, accelerator: Any) -> SignDataset:
         """Pose files (one, or all of a folder) as a held-out split without references, for `uni-sign infer`."""
         files = [poses] if poses.is_file() else sorted(p for p in poses.glob("*") if p.suffix in (".pkl", ".npz"))
         if not files:
@@ -267,6 +269,8 @@ class FineTuning:
             text = descriptions / f"{file.stem}.json" if descriptions else None
             found = text if text is not None and text.is_file() else None
             samples.append(Sample(file.stem, file, found, "", language or self.corpus.language, file.stat().st_size))
+        if self.text_encoder is not None:
+            self.text_encoder.fill_cache([s.description_path for s in samples if s.description_path], accelerator)
         return self._dataset(samples, training=False)
 
     def _dataset(self, samples: Sequence[Sample], training: bool) -> SignDataset:
@@ -312,16 +316,21 @@ class FineTuning:
             model.text_encoder.encoder = load_text_stack(self.mt5_folder)
         self.notes.append(load_checkpoint(model, self.finetune))
 
-    def shape(self) -> tuple[int, int, tuple[int, int]]:
-        """Parameters, trainable ones, and the widths of pose encoder and mT5; build it on the meta device."""
+    def model_size(self) -> ModelSize:
+        """The model's size, counted on the meta device; about 40 maps a point and frame, 24 x 12 values of d_model."""
         config = self.config
         trains_text = config.use_descriptions and not config.text_encoder_freeze
         text_config = self.mt5_config if trains_text else None
-        model = UniSign(self.mt5_config, config.hidden_dim, config.use_descriptions, text_config)
+        with torch.device("meta"):
+            model = UniSign(self.mt5_config, config.hidden_dim, config.use_descriptions, text_config)
         freeze_all_but_fusion(model, config.fusion_only)
         sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-        trainable = sum(size for size, trains in sizes if trains)
-        return sum(size for size, _ in sizes), trainable, (config.hidden_dim, self.mt5_config.d_model)
+        values_per_frame = _POINTS * config.hidden_dim * 40 + self.mt5_config.d_model * 24 * 12
+        return ModelSize(
+            parameters=sum(size for size, _ in sizes),
+            trainable=sum(size for size, trains in sizes if trains),
+            activations=self.longest_clip * values_per_frame,
+        )
 
     @property
     def longest_clip(self) -> int:
