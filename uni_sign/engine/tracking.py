@@ -159,7 +159,7 @@ class Tracker:
         if self._bar is not None:
             self._bar.close()
         if self._wandb:
-            self._wandb.finish(quiet=True)
+            self._wandb.finish()
         if self._tensorboard:
             self._tensorboard.close()
         self._log.close()
