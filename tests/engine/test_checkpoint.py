@@ -222,7 +222,10 @@ def test_best_weights_round_trip(tmp_path: Path) -> None:
     assert fresh.b.weight is fresh.a.weight
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 20 vs 18")])
+TORN = "[enforce fail at inline_container.cc:672] . unexpected pos 20 vs 18"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError(TORN)])
 def test_disk_trouble_is_one_sentence(tmp_path: Path, error: Exception) -> None:
     with (
         pytest.raises(InputError, match=r"cannot be written .*free space or choose another --output_dir"),

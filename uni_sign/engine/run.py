@@ -1,7 +1,7 @@
 """What a run is made of, and how it is put together for this process."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class Run:
     sampler: TrainSampler
     loader: DataLoader[Any]
     state: RunState
+    reported: set[str] = field(default_factory=set)
 
     @property
     def inner(self) -> nn.Module:
@@ -185,10 +186,12 @@ def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
 
 def report_problems(run: Run, problems: list[str]) -> None:
     """Name unusable clips once each; with ``--bad_samples stop`` raise SampleError, on every rank."""
+    problems = [problem for problem in problems if problem not in run.reported]
     if not problems:
         return
     if run.config.bad_samples == "stop":
         raise SampleError(problems[0])
+    run.reported.update(problems)
     for problem in problems[:_DESCRIBED_PROBLEMS]:
         run.tracker.say(f"left out: {problem}")
     if len(problems) > _DESCRIBED_PROBLEMS:
