@@ -31,7 +31,7 @@ _TEMPLATES = (
 )
 # Utterances of one to three signs, for training alone: a learner meets words before sentences.
 _PHRASES = ("S", "O", "T", "P", "V", "OJ", "NO", "SV", "VO", "AV", "NOJ", "TSV", "PSV", "SVO", "SAV", "VOJ")
-_PHRASE_SHARE = 0.4
+_PHRASE_SHARE = 0.5
 _SPOKEN_ORDER = ("time", "place", "subject", "adverb", "verb", "number", "adjective", "object")
 
 
@@ -112,7 +112,7 @@ def _sentence_clips(seed: int, sizes: dict[str, int]) -> Iterator[Clip]:
         decks = _Decks(rng)
         for index in range(sizes[split]):
             # Two neighbours are alike, so that phrases and sentences come in both languages.
-            phrase = split == "train" and (index // 2) % 5 < 5 * _PHRASE_SHARE
+            phrase = split == "train" and (index // 2) % 10 < 10 * _PHRASE_SHARE
             signs = _new_phrase(rng, decks) if phrase else _new_sentence(rng, decks, taken)
             yield Clip(f"{split}-{index:05d}", split, index, False, LANGUAGES[index % 2], signs)
 
