@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # What descriptions are worth: the main job on the Demo corpus twice, alike but for --use_descriptions.
 source "$(dirname "$0")/install.sh"
-PROCESSES=$(( CORES < 2 ? 1 : 2 ))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( CORES / PROCESSES ))}
 uni-sign demo-data
 for KIND in with without; do

@@ -14,3 +14,6 @@ if [ ! -e "$STAMP" ] || ! python -c 'import uni_sign, torch, deepspeed' 2>/dev/n
     pip install --quiet --editable '.[test]'
     touch "$STAMP"
 fi
+# Processes of the Demo runs: two, where there are two GPUs, or no GPU and two cores.
+PLACES=$(python -c 'import os, torch; print(torch.cuda.device_count() or len(os.sched_getaffinity(0)))')
+PROCESSES=$(( PLACES < 2 ? 1 : 2 ))

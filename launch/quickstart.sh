@@ -2,7 +2,6 @@
 # The main job on the embedded Demo corpus, from nothing to scored translations. A second run resumes or re-scores.
 source "$(dirname "$0")/install.sh"
 OUT=${OUT:-out/quickstart}
-PROCESSES=$(( CORES < 2 ? 1 : 2 ))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( CORES / PROCESSES ))}
 uni-sign demo-data
 deepspeed --num_gpus "$PROCESSES" fine_tuning.py --config configs/demo.yaml --use_descriptions \

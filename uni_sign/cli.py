@@ -75,6 +75,8 @@ def _train(words: list[str]) -> int:
 
 
 def _run(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> int:
+    if config.eval and not plain.get("finetune"):
+        raise InputError("--eval needs the weights to score: --finetune out/run/best_checkpoint.pth.")
     stage.check()
     # Importing torch's distributed stack takes seconds: wrong input is told before.
     from uni_sign.engine.loop import run_stage

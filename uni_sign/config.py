@@ -99,6 +99,8 @@ class TrainConfig:
         """What does not go together, in one sentence."""
         if self.offload and self.zero_stage < 2:
             return f"--offload needs --zero_stage 2 or 3, not {self.zero_stage}"
+        if self.eval and self.resume:
+            return "--eval scores the weights of --finetune: leave out --resume"
         if self.min_lr > self.lr:
             return f"--min_lr {self.min_lr:g} is above --lr {self.lr:g}: lower it"
         if self.warmup_epochs > self.epochs:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uni_sign.data.text_cache import TextFeatures, text_key
+from uni_sign.errors import InputError
 
 DIM = 3
 TEXTS = ["a", "手", "", "b c", "d"]
@@ -42,7 +43,7 @@ def test_an_empty_cache_misses_everything(tmp_path: Path) -> None:
     cache = TextFeatures(tmp_path / "none", DIM)
     assert cache.missing(["b", "a", "b"]) == ["b", "a"]
     assert cache.lookup([]).shape == (0, DIM)
-    with pytest.raises(KeyError):
+    with pytest.raises(InputError, match="lacks the feature of 'a'"):
         cache.lookup(["a"])
 
 

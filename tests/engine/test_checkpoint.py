@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_without_a_manifest_it_was_not_finished(tmp_path: Path, content: str | N
 
 def test_auto_takes_the_newest(tmp_path: Path) -> None:
     assert find_resume(tmp_path, "auto") == (None, [])
-    for step in (900, 1000, 20):
+    for step in (20, 900, 1000):
         publish(tmp_path, step)
     assert find_resume(tmp_path, "auto") == (tmp_path / "checkpoints" / "step_00001000", [])
 
@@ -144,12 +145,22 @@ def test_old_ones_are_pruned_and_incomplete_ones_left(tmp_path: Path) -> None:
 
 
 def test_state_round_trip(tmp_path: Path) -> None:
-    state = RunState(2, 3, 40, 12.5, 30, "abc", world_size=2, zero_stage=1)
+    set_up = {"world_size": 2, "zero_stage": 1, "global_batch": 16, "clips": 100, "seed": 7}
+    state = RunState(2, 3, 40, 12.5, 30, "abc", **set_up)
     (tmp_path / "state.json").write_text(json.dumps(asdict(state)))
-    assert read_state(tmp_path, SimpleNamespace(num_processes=2), 1) == state
-    for processes, zero_stage in ((1, 1), (2, 2)):
-        with pytest.raises(InputError, match="written by 2 processes with --zero_stage 1: resume with the same"):
-            read_state(tmp_path, SimpleNamespace(num_processes=processes), zero_stage)
+    assert read_state(tmp_path, RunState(**set_up)) == state
+    for name, value in set_up.items():
+        with pytest.raises(InputError, match=f"cannot be resumed: .* was {value} there and is {value + 1} here"):
+            read_state(tmp_path, RunState(**{**set_up, name: value + 1}))
+
+
+def test_the_checkpoint_written_last_is_the_newest(tmp_path: Path) -> None:
+    for order, step in enumerate((500, 900, 600)):
+        manifest = publish(tmp_path, step) / "manifest.json"
+        os.utime(manifest, (order + 1, order + 1))
+    checkpoint._prune(tmp_path / "checkpoints", 2)
+    assert {path.name for path in (tmp_path / "checkpoints").glob("step_*")} == {"step_00000900", "step_00000600"}
+    assert find_resume(tmp_path, "auto")[0] == tmp_path / "checkpoints" / "step_00000600"
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]", "null", '{"epochs": 1}'])
@@ -157,7 +168,7 @@ def test_broken_states(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "state.json").write_text(content)
     with pytest.raises(InputError, match=r"state\.json cannot be read"):
-        read_state(tmp_path, SimpleNamespace(num_processes=1), 0)
+        read_state(tmp_path, RunState())
 
 
 # --- random states -----------------------------------------------------------------------------------------

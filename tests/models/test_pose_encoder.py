@@ -94,8 +94,11 @@ def test_frozen_statistics_make_a_clip_independent_of_its_batch_in_training() ->
 
 
 def test_running_statistics_stay_in_float32() -> None:
-    norm = FrameBatchNorm(4).to(torch.bfloat16)
+    norm = FrameBatchNorm(4)
+    norm.running_mean.fill_(80.17)
+    norm = norm.to(torch.bfloat16)
     assert norm.weight.dtype == torch.bfloat16
+    assert float(norm.running_mean[0]) == pytest.approx(80.17, abs=1e-4)
     assert norm.running_mean.dtype == norm.running_var.dtype == torch.float32
 
 

@@ -301,7 +301,7 @@ def test_pose_only_weights_start_a_fused_model_and_back(tiny_config: dict[str, A
     assert "not in it, so at their start: gating_fusion, mask_embedding" in said
     torch.testing.assert_close(fused.part_para, pose.part_para)
     said = load_checkpoint(pose, unwrap({"model": fused.state_dict()}, "fused.pth"))
-    assert "in it, but not used here: gating_fusion, mask_embedding" in said
+    assert "in it, but not trained here: gating_fusion, mask_embedding" in said
 
 
 def test_fusion_checkpoint_brings_fusion_alone(tiny_config: dict[str, Any]) -> None:

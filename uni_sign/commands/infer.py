@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -40,13 +41,22 @@ def infer(argv: Sequence[str]) -> int:
     )
     stage = stage_type(stage_config, 0)
     done = 0
+    rows = _rows(stage, config)
+    first = next(rows)  # everything that can be wrong is known before an older output is overwritten
     with ExitStack() as stack:
-        out = stack.enter_context(open(config.output, "w", encoding="utf-8")) if config.output else sys.stdout
-        for row in _rows(stage, config):
+        out = stack.enter_context(_open(config.output)) if config.output else sys.stdout
+        for row in chain([first], rows):
             done += _write(out, row)
     if done == 0:
         raise InputError(f"No clip at {config.poses} could be read.")
     return 0
+
+
+def _open(path: str) -> TextIO:
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--output {path} cannot be written: {error.strerror}.") from error
 
 
 def _rows(stage: Any, config: InferConfig) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from uni_sign.errors import InputError
+
 _DIGEST = 16
 
 
@@ -51,10 +53,15 @@ class TextFeatures:
         return [text for text in dict.fromkeys(texts) if text_key(text) not in self._places]
 
     def lookup(self, texts: Sequence[str]) -> np.ndarray:
-        """Features of known texts: (U, dim) float32; raises KeyError for a text never stored."""
+        """Features of known texts: (U, dim) float32; raises InputError for a text never stored."""
         rows = np.empty((len(texts), self.dim), np.float32)
         for i, text in enumerate(texts):
-            shard, row = self._places[text_key(text)]
+            place = self._places.get(text_key(text))
+            if place is None:
+                raise InputError(
+                    f"{self.folder} lacks the feature of {text[:40]!r}: put --text_cache where all nodes see it."
+                )
+            shard, row = place
             rows[i] = self._shards[shard][row]
         return rows
 

@@ -38,6 +38,9 @@ class RunState:
     tracker_id: str | None = None
     world_size: int = 1
     zero_stage: int = 0
+    global_batch: int = 0
+    clips: int = 0
+    seed: int = 0
 
 
 def save(accelerator: Accelerator, model: Any, optimizer: Any, state: RunState, output_dir: Path, keep: int) -> None:
@@ -96,8 +99,9 @@ def _publish(partial: Path, folder: Path) -> None:
     for path in files:
         _flush(path)
     sizes = {str(path.relative_to(partial)): path.stat().st_size for path in files}
+    aside = folder.with_name(f".{folder.name}.old")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(aside)
     partial.rename(folder)
     _flush(folder.parent)
     manifest = folder / f"{_MANIFEST}.partial"
@@ -109,6 +113,7 @@ def _publish(partial: Path, folder: Path) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)
     link.replace(folder.parent / "last")
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
@@ -120,11 +125,21 @@ def _flush(path: Path) -> None:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    complete = [path for path in sorted(folder.glob("step_*")) if problem_of(path) is None]
+    complete = [path for path in _oldest_first(folder) if problem_of(path) is None]
     for path in complete[:-keep]:
         # The manifest goes first: a killed removal leaves an incomplete checkpoint, not a broken one.
         (path / _MANIFEST).unlink()
         shutil.rmtree(path)
+
+
+def _oldest_first(folder: Path) -> list[Path]:
+    """Checkpoints in the order they were written: a run that went back to an earlier step has newer, lower ones."""
+
+    def written(path: Path) -> tuple[int, str]:
+        manifest = path / _MANIFEST
+        return (manifest if manifest.exists() else path).stat().st_mtime_ns, path.name
+
+    return sorted(folder.glob("step_*"), key=written)
 
 
 def problem_of(folder: Path) -> str | None:
@@ -151,7 +166,7 @@ def find_resume(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
             raise InputError(f"--resume {folder} is no complete checkpoint: {problem}.")
         return folder.resolve(), []
     passed: list[str] = []
-    for folder in sorted((output_dir / "checkpoints").glob("step_*"), reverse=True):
+    for folder in reversed(_oldest_first(output_dir / "checkpoints")):
         problem = problem_of(folder)
         if problem is None:
             return folder, passed
@@ -159,17 +174,25 @@ def find_resume(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
     return None, passed
 
 
-def read_state(folder: Path, accelerator: Accelerator, zero_stage: int) -> RunState:
-    """The loop's counters of a checkpoint; raises InputError where it belongs to another set-up."""
+_SET_UP = {
+    "world_size": "the number of processes",
+    "zero_stage": "--zero_stage",
+    "global_batch": "the clips per step (--batch_size x --gradient_accumulation_steps x processes)",
+    "clips": "the number of usable training clips",
+    "seed": "--seed",
+}
+
+
+def read_state(folder: Path, own: RunState) -> RunState:
+    """The loop's counters of a checkpoint; raises InputError where it belongs to another set-up than ``own``."""
     try:
         state = RunState(**json.loads((folder / "state.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{folder / 'state.json'} cannot be read: {error}.") from error
-    if (state.world_size, state.zero_stage) != (accelerator.num_processes, zero_stage):
-        raise InputError(
-            f"{folder} was written by {state.world_size} processes with --zero_stage {state.zero_stage}: "
-            "resume with the same."
-        )
+    for name, meaning in _SET_UP.items():
+        theirs, ours = getattr(state, name), getattr(own, name)
+        if theirs != ours:
+            raise InputError(f"{folder} cannot be resumed: {meaning} was {theirs} there and is {ours} here.")
     return state
 
 

@@ -49,7 +49,8 @@ def train(run: Run) -> None:
             meter.add(result, lr, waited)
             if run.stopped:
                 break
-            if config.save_steps and state.step % config.save_steps == 0:
+            # At the end of an epoch a checkpoint is written anyway, after the scores.
+            if config.save_steps and state.step % config.save_steps == 0 and state.window < run.steps_per_epoch:
                 save(run)
         _end_epoch(run)
     run.tracker.loss_curve(state.step, run.stage.monitor)

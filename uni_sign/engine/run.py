@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -116,7 +117,13 @@ def prepare(
         schedule=schedule,
         sampler=sampler,
         loader=make_loader(config, train_split, datasets, sampler, persistent=True),
-        state=RunState(world_size=accelerator.num_processes, zero_stage=config.zero_stage),
+        state=RunState(
+            world_size=accelerator.num_processes,
+            zero_stage=config.zero_stage,
+            global_batch=shape.window,
+            clips=len(train_split),
+            seed=config.seed,
+        ),
     )
     report_problems(run, datasets.problems)
     if not config.eval:
@@ -137,11 +144,15 @@ def _resume(run: Run, plain: dict[str, Any]) -> None:
     folder = None
     if config.resume:
         folder, passed = checkpoint.find_resume(config.output_dir, config.resume)
+        # All ranks take rank 0's choice: a folder that one of them sees late must not split them.
+        folder = broadcast_object_list([folder])[0]
         for sentence in passed:
             tracker.say(sentence)
         tracker.say(f"Resuming from {folder}." if folder else "Nothing to resume yet: starting from the beginning.")
     if folder:
-        run.state = checkpoint.read_state(folder, run.accelerator, config.zero_stage)
+        run.state = checkpoint.read_state(folder, run.state)
+        if not (config.output_dir / run.stage.checkpoint_name).exists():
+            run.state.best_score = None  # the best weights stayed in another folder
         checkpoint.load(run.accelerator, run.model, run.optimizer, folder)
     elif run.accelerator.is_main_process:
         (config.output_dir / "config.yaml").write_text(yaml.safe_dump(plain, allow_unicode=True))

@@ -62,7 +62,7 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> str:
     if fresh:
         said += f"; not in it, so at their start: {', '.join(sorted({name.split('.')[0] for name in fresh}))}"
     if unused:
-        said += f"; in it, but not used here: {', '.join(sorted({name.split('.')[0] for name in unused}))}"
+        said += f"; in it, but not trained here: {', '.join(sorted({name.split('.')[0] for name in unused}))}"
     return said + "."
 
 
