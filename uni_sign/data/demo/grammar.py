@@ -31,7 +31,7 @@ _TEMPLATES = (
 )
 # Utterances of one to three signs, for training alone: a learner meets words before sentences.
 _PHRASES = ("S", "O", "T", "P", "V", "OJ", "NO", "SV", "VO", "AV", "NOJ", "TSV", "PSV", "SVO", "SAV", "VOJ")
-_PHRASE_SHARE = 0.5
+_PHRASE_SHARE = 0.4
 _SPOKEN_ORDER = ("time", "place", "subject", "adverb", "verb", "number", "adjective", "object")
 
 

@@ -25,7 +25,7 @@ from uni_sign.data.demo.mt5 import write_mt5
 from uni_sign.data.demo.video import write_video
 from uni_sign.errors import InputError
 
-_CONTENT_VERSION = 3
+_CONTENT_VERSION = 4
 _MARKER = "dataset/Demo/COMPLETE.json"
 _POSES = "dataset/Demo/pose_format"
 _VIDEOS = "dataset/Demo/rgb_format"
