@@ -63,10 +63,13 @@ def _end_epoch(run: Run) -> None:
     if complete:
         state.epoch, state.window = state.epoch + 1, 0
     due = complete and (state.epoch % run.config.eval_epochs == 0 or state.epoch == run.config.epochs)
-    if due or (run.stopped and state.best_score is None):
+    if due:
         keep_best(run)
         run.tracker.loss_curve(state.step, run.stage.monitor)
     save(run)
+    if run.stopped and state.best_score is None:
+        # After the checkpoint: a resumed run must not know of scores that an uninterrupted one never took.
+        keep_best(run)
 
 
 def save(run: Run) -> None:
