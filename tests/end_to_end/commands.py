@@ -47,8 +47,13 @@ def launcher(name: str, processes: int = 1) -> list[str]:
 
 def losses(output_dir: Path) -> list[float]:
     """Training loss of every logged step."""
+    return logged(output_dir, "train/loss")
+
+
+def logged(output_dir: Path, name: str) -> list[float]:
+    """A figure of every logged step."""
     records = [json.loads(line) for line in (output_dir / "log.jsonl").read_text().splitlines()]
-    return [record["train/loss"] for record in records if "train/loss" in record]
+    return [record[name] for record in records if name in record]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uni_sign.models.batch_norm import FrameBatchNorm, set_batch_norm_mode
+from uni_sign.models.batch_norm import BatchNormMode, FrameBatchNorm, set_batch_norm_mode
 from uni_sign.models.pose_encoder import GRAPHS, Block, FrameLayout, PoseEncoder, adjacency, run_layer
 
 CHAINS = {
@@ -48,7 +48,7 @@ def test_golden_chains(
     maps = [x.permute(1, 0, 2, 3).reshape(1, -1, clips * frames, points)]
     layout = FrameLayout(torch.full((clips,), frames))
     for block in blocks.values():
-        maps = run_layer([block], maps, layout)
+        maps = run_layer([block], maps, [layout])
     ours = maps[0].view(-1, clips, frames, points).permute(1, 0, 2, 3)
     torch.testing.assert_close(ours, torch.from_numpy(io[f"{name}/y_{mode}"]), atol=1e-5, rtol=1e-5)
     if mode == "train":
@@ -91,6 +91,38 @@ def test_frozen_statistics_make_a_clip_independent_of_its_batch_in_training() ->
     together = encoder.pose_features(parts, torch.tensor([7, 4]))[:7]
     alone = encoder.pose_features({part: x[:7] for part, x in parts.items()}, torch.tensor([7]))
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "same"), [("pooled", True), ("sync", False)])
+def test_pooled_statistics_evaluate_what_was_trained(mode: BatchNormMode, same: bool) -> None:
+    """One batch's statistics as running ones: the hands, which share them, are evaluated as trained if pooled."""
+    torch.manual_seed(0)
+    encoder = PoseEncoder(24, hidden_dim=16).train()
+    set_batch_norm_mode(encoder, mode)
+    for module in encoder.modules():
+        if isinstance(module, FrameBatchNorm):
+            module.momentum = 1.0
+    lengths = [30, 25]
+    parts = _parts(lengths)
+    parts["left"] = 0.2 * parts["left"] + 1
+    trained = encoder.pose_features(parts, torch.tensor(lengths))
+    evaluated = encoder.eval().pose_features(parts, torch.tensor(lengths))
+    assert torch.allclose(trained, evaluated, atol=0.02) == same
+
+
+def test_a_bias_before_a_batch_norm_has_no_gradient_but_moves_the_running_mean() -> None:
+    encoder = PoseEncoder(24, hidden_dim=16).train()
+    parts = _parts([7, 4])
+    norm = encoder.fusion_gcn_modules["body"]["layer0_0"].tcn[1]
+    bias = encoder.fusion_gcn_modules["body"]["layer0_0"].tcn[0].bias
+    norm.momentum = 1.0
+    encoder.pose_features(parts, torch.tensor([7, 4])).square().sum().backward()
+    assert bias.grad is not None
+    assert not bias.grad.any()
+    before = norm.running_mean.clone()
+    bias.data += 80
+    encoder.pose_features(parts, torch.tensor([7, 4]))
+    torch.testing.assert_close(norm.running_mean, before + 80)
 
 
 def test_running_statistics_stay_in_float32() -> None:

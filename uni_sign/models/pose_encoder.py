@@ -45,22 +45,38 @@ def adjacency(part: str) -> Tensor:
     return torch.tensor(np.stack([own, normalised - own]), dtype=torch.float32)
 
 
-class GraphConv(nn.Module):
-    """1x1 convolution to one map per hop, summed through the learnable adjacency: (1, C, L, V) -> (1, C', L, V).
+class ShiftConv(nn.Conv2d):
+    """A convolution that leaves its bias to the batch norm behind it: the map, and the bias as its shift.
 
-    Its batch norm ``bn`` is applied by `run_layer`, together with those of the other parts.
+    The weights are used in this module's own ``forward``, where ZeRO-3 has them gathered.
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        assert self.bias is not None
+        return F.conv2d(x, self.weight, padding=self.padding), self.bias
+
+
+class GraphConv(nn.Module):
+    """1x1 convolution to one map per hop, summed through the learnable adjacency.
+
+    (1, C, L, V) -> (1, C', L, V) and what is still to be added to it, (C',): see `normalize`. Its batch norm ``bn``
+    is applied by `run_layer`, together with those of the other parts.
     """
 
     def __init__(self, in_channels: int, out_channels: int, graph: Tensor) -> None:
         super().__init__()
         self.A = nn.Parameter(graph.clone())
-        self.conv = nn.Conv2d(in_channels, out_channels * graph.shape[0], 1)
+        self.conv = ShiftConv(in_channels, out_channels * graph.shape[0], 1)
         self.bn = FrameBatchNorm(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hops, points, _ = self.A.shape
-        maps = self.conv(x).view(hops, -1, points)
-        return torch.bmm(maps, self.A).sum(0).view(1, -1, x.shape[2], points)
+        maps, bias = self.conv(x)
+        summed = torch.bmm(maps.view(hops, -1, points), self.A).sum(0).view(1, -1, x.shape[2], points)
+        # The bias takes the same way through the adjacency: to one number a channel and point.
+        offset = bias.view(hops, -1).T @ self.A.sum(1)
+        shift = offset.mean(1)
+        return summed + (offset - shift[:, None])[:, None], shift
 
 
 class FrameLayout:
@@ -94,37 +110,45 @@ class Block(nn.Module):
         self.gcn = GraphConv(in_channels, out_channels, graph)
         self.temporal, self.projected = temporal, in_channels != out_channels
         if temporal:
-            conv = nn.Conv2d(out_channels, out_channels, (TEMPORAL_KERNEL, 1), padding=(_PAD, 0))
+            conv = ShiftConv(out_channels, out_channels, (TEMPORAL_KERNEL, 1), padding=(_PAD, 0))
             self.tcn = nn.Sequential(conv, FrameBatchNorm(out_channels))
         if self.projected:
-            conv = nn.Conv2d(in_channels, out_channels, 1)
+            conv = ShiftConv(in_channels, out_channels, 1)
             self.residual = nn.Sequential(conv, FrameBatchNorm(out_channels))
 
 
-def run_layer(blocks: Sequence[Any], maps: Sequence[Tensor], layout: FrameLayout) -> list[Tensor]:
-    """One layer of several parts side by side, so that their batch norms exchange statistics once.
+def run_layer(blocks: Sequence[Any], maps: Sequence[Tensor], layouts: Sequence[FrameLayout]) -> list[Tensor]:
+    """One layer of several maps side by side, so that their batch norms exchange statistics once.
 
-    ``blocks``: a `Block` a part; ``maps``: (1, C, N, V) a part -> (1, C', N, V) a part.
+    ``blocks``: a `Block` a map; ``maps``: (1, C, N_i, V_i) -> (1, C', N_i, V_i); ``layouts``: of their frames.
     """
-    norms = [block.gcn.bn for block in blocks]
-    hidden = [block.gcn(x) for block, x in zip(blocks, maps, strict=True)]
-    residuals = list(maps)
+    convs, norms = [block.gcn for block in blocks], [block.gcn.bn for block in blocks]
+    inputs, residuals = list(maps), list(maps)
     if blocks[0].projected:
-        projections = [block.residual for block in blocks]
-        residuals = [conv(x) for (conv, _), x in zip(projections, maps, strict=True)]
-        residual_norms = [norm for _, norm in projections]
-        normalized = normalize([*hidden, *residuals], [*norms, *residual_norms])
-        hidden, residuals = normalized[: len(blocks)], normalized[len(blocks) :]
-        residuals = [norm(x) for norm, x in zip(residual_norms, residuals, strict=True)]
-    else:
-        hidden = normalize(hidden, norms)
-    hidden = [F.relu(norm(x)) for norm, x in zip(norms, hidden, strict=True)]
+        convs += [block.residual[0] for block in blocks]
+        norms += [block.residual[1] for block in blocks]
+        inputs += residuals
+    hidden = _normalized(convs, norms, inputs)
+    if blocks[0].projected:
+        hidden, residuals = hidden[: len(blocks)], hidden[len(blocks) :]
+    hidden = [F.relu(x) for x in hidden]
     if blocks[0].temporal:
-        convs = [block.tcn[0] for block in blocks]
-        norms = [block.tcn[1] for block in blocks]
-        hidden = [layout.pack(conv(layout.space(x))) for conv, x in zip(convs, hidden, strict=True)]
-        hidden = [norm(x) for norm, x in zip(norms, normalize(hidden, norms), strict=True)]
+        convs, norms = [block.tcn[0] for block in blocks], [block.tcn[1] for block in blocks]
+        hidden = _normalized(convs, norms, hidden, layouts)
     return [F.relu(x + residual) for x, residual in zip(hidden, residuals, strict=True)]
+
+
+def _normalized(
+    convs: Sequence[Any], norms: Sequence[Any], maps: Sequence[Tensor], layouts: Sequence[FrameLayout] = ()
+) -> list[Tensor]:
+    """Convolution and batch norm of several maps; ``layouts`` where the convolution reaches over frames."""
+    if layouts:
+        maps = [layout.space(x) for layout, x in zip(layouts, maps, strict=True)]
+    pairs = [conv(x) for conv, x in zip(convs, maps, strict=True)]
+    maps, shifts = [x for x, _ in pairs], [shift for _, shift in pairs]
+    if layouts:
+        maps = [layout.pack(x) for layout, x in zip(layouts, maps, strict=True)]
+    return [norm(x) for norm, x in zip(norms, normalize(maps, shifts, norms), strict=True)]
 
 
 def _spatial_chain(graph: Tensor, hidden_dim: int) -> nn.ModuleDict:
@@ -166,20 +190,28 @@ class PoseEncoder(nn.Module):
 
     def concat_parts(self, parts: Mapping[str, Tensor], lengths: Tensor) -> Tensor:
         """Pooled features of all parts side by side plus ``part_para``: (N, 4 * hidden_dim)."""
-        layout = FrameLayout(lengths)
-        frames = [self.proj_linear[part](parts[part].to(self.part_para.dtype)) for part in GRAPHS]
-        maps = [x.permute(2, 0, 1)[None].contiguous() for x in frames]
-        maps = self._run_chains(self.gcn_modules, maps, layout)
-        body, *others = maps
-        anchored = [x + body[..., anchor, None].detach() for x, anchor in zip(others, ANCHORS.values(), strict=True)]
-        maps = self._run_chains(self.fusion_gcn_modules, [body, *anchored], layout)
-        return torch.cat([x.mean(-1)[0].T for x in maps], dim=-1) + self.part_para
+        # Parts with one set of weights lie one behind the other in a map, unless their statistics must differ.
+        pools = next(module for module in self.modules() if isinstance(module, FrameBatchNorm)).pools_parts
+        groups = [["body"], ["left", "right"], ["face_all"]] if pools else [[part] for part in GRAPHS]
+        layouts = [FrameLayout(lengths.repeat(len(group))) for group in groups]
+        maps = []
+        for group in groups:
+            x = torch.cat([parts[part] for part in group]).to(self.part_para.dtype)
+            maps.append(self.proj_linear[group[0]](x).permute(2, 0, 1)[None].contiguous())
+        body, *others = self._run_chains(self.gcn_modules, groups, maps, layouts)
+        anchors = [torch.cat([body[..., ANCHORS[part], None] for part in group], dim=2) for group in groups[1:]]
+        maps = [body, *(x + anchor.detach() for x, anchor in zip(others, anchors, strict=True))]
+        maps = self._run_chains(self.fusion_gcn_modules, groups, maps, layouts)
+        pooled = [x.mean(-1)[0].T.chunk(len(group)) for group, x in zip(groups, maps, strict=True)]
+        return torch.cat([part for group in pooled for part in group], dim=-1) + self.part_para
 
     @staticmethod
-    def _run_chains(chains: nn.ModuleDict, maps: list[Tensor], layout: FrameLayout) -> list[Tensor]:
-        by_part: list[Any] = [chains[part] for part in GRAPHS]
-        for layer in by_part[0]:
-            maps = run_layer([chain[layer] for chain in by_part], maps, layout)
+    def _run_chains(
+        chains: nn.ModuleDict, groups: Sequence[Sequence[str]], maps: list[Tensor], layouts: Sequence[FrameLayout]
+    ) -> list[Tensor]:
+        by_group: list[Any] = [chains[group[0]] for group in groups]
+        for layer in by_group[0]:
+            maps = run_layer([chain[layer] for chain in by_group], maps, layouts)
         return maps
 
     def pose_features(self, parts: Mapping[str, Tensor], lengths: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ class FineTuningConfig:
     finetune: str = flag("", "start from the weights of this checkpoint (.pth or .safetensors)")
     hidden_dim: int = flag(256, "width of the pose encoder", check=at_least(4))
     batch_norm: BatchNormMode = flag(
-        "sync", "statistics over all processes, over each process, or frozen at their running values"
+        "sync",
+        "statistics over all processes; pooled: also over both hands, as evaluation does; over each process; "
+        "or frozen at their running values",
     )
     max_length: int = flag(0, "most frames of a clip; 0: as the corpus says (256, for ISLR 64)", check=at_least(0))
     max_target_length: int = flag(0, "most target tokens; 0: as the corpus says (50 or 128)", check=at_least(0))

@@ -25,7 +25,7 @@ from uni_sign.data.demo.mt5 import write_mt5
 from uni_sign.data.demo.video import write_video
 from uni_sign.errors import InputError
 
-_CONTENT_VERSION = 4
+_CONTENT_VERSION = 5
 _MARKER = "dataset/Demo/COMPLETE.json"
 _POSES = "dataset/Demo/pose_format"
 _VIDEOS = "dataset/Demo/rgb_format"
@@ -41,7 +41,7 @@ def generate(
     root: Path,
     *,
     seed: int = 0,
-    train: int = 1600,
+    train: int = 4800,
     dev: int = 100,
     test: int = 200,
     isolated_per_sign: int = 6,
@@ -169,7 +169,7 @@ def _perform(clip: Clip, seed: int) -> Motion:
 
 def _write_clip(root: Path, clip: Clip, seed: int) -> None:
     motion = _perform(clip, seed)
-    pose = {"keypoints": list(motion.keypoints), "scores": list(motion.scores)}
+    pose = {"keypoints": list(motion.keypoints.astype(np.float32)), "scores": list(motion.scores)}
     (root / _POSES / f"{clip.name}.pkl").write_bytes(pickle.dumps(pose, _PROTOCOL))
     if clip.split == "train" and clip.index % _UNDESCRIBED == _UNDESCRIBED - 1:
         return
