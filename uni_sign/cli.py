@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,9 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(sentence: str) -> None:
-    """Say it once, not once a process."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"uni-sign: error: {sentence}", file=sys.stderr, flush=True)
+    """Say it once a machine, not once a process: another machine may lack a file of its own."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        # What a data-loading process raises comes with its stack trace before the sentence.
+        sentence = sentence.strip().splitlines()[-1].removeprefix("uni_sign.errors.InputError: ")
+        where = "" if os.environ.get("RANK", "0") == "0" else f" on {socket.gethostname()}"
+        print(f"uni-sign: error{where}: {sentence}", file=sys.stderr, flush=True)
 
 
 def _split_stage(words: list[str], default: str | None) -> tuple[str, list[str]]:

@@ -311,6 +311,22 @@ def test_csl_news_holds_out_its_last_percent(tmp_path: Path, count: int, held_ou
     assert dev[-1].language == "Chinese"
 
 
+def test_csl_news_with_files_of_its_own_for_held_out_clips_holds_out_none(tmp_path: Path) -> None:
+    write_poses(tmp_path, [f"{i}.pkl" for i in range(30)])
+    files = {}
+    for split, (first, last) in {"train": (0, 20), "dev": (20, 24), "test": (24, 30)}.items():
+        files[split] = f"{split}.json"
+        (tmp_path / files[split]).write_text(json.dumps(news_entries(30)[first:last]), encoding="utf-8")
+    corpus = load_corpus(write_corpus(tmp_path, labels=files, label_format="csl_news"), tmp_path)
+    assert [len(read_split(corpus, "SLT", split).samples) for split in SPLITS] == [20, 4, 6]
+
+
+def test_single_signs_need_a_file_for_every_split(tmp_path: Path) -> None:
+    for given in ("train", "dev"):
+        with pytest.raises(InputError, match="isolated_labels has no"):
+            load_corpus(write_corpus(tmp_path, isolated_labels={given: "labels.x"}), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

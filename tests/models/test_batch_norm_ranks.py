@@ -24,22 +24,27 @@ def _inputs() -> tuple[dict[str, Tensor], Tensor]:
     return parts, torch.randn(frames, 24, generator=generator)
 
 
-def _gradients(part: slice, lengths: list[int], mode: BatchNormMode) -> tuple[dict[str, Tensor], PoseEncoder]:
+def _gradients(
+    part: slice, lengths: list[int], mode: BatchNormMode, counted: bool = True
+) -> tuple[dict[str, Tensor], PoseEncoder]:
     torch.manual_seed(0)
     encoder = PoseEncoder(24, hidden_dim=16).train()
     set_batch_norm_mode(encoder, mode)
     parts, target = _inputs()
-    features = encoder.pose_features({k: x[part] for k, x in parts.items()}, torch.tensor(lengths))
-    (features * target[part]).sum().backward()
+    features = encoder.pose_features({k: x[part] for k, x in parts.items()}, torch.tensor(lengths), counted)
+    (features * target[part] * counted).sum().backward()
     return {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}, encoder
 
 
-def _rank(rank: int, port: int, folder: str, mode: BatchNormMode) -> None:
+def _rank(rank: int, port: int, folder: str, mode: BatchNormMode, filler: bool) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    part, lengths = (slice(FIRST_HALF), LENGTHS[:2]) if rank == 0 else (slice(FIRST_HALF, None), LENGTHS[2:])
-    gradients, encoder = _gradients(part, lengths, mode)
+    if filler:
+        part, lengths = (slice(None), LENGTHS) if rank == 0 else (slice(FIRST_HALF), LENGTHS[:2])
+    else:
+        part, lengths = (slice(FIRST_HALF), LENGTHS[:2]) if rank == 0 else (slice(FIRST_HALF, None), LENGTHS[2:])
+    gradients, encoder = _gradients(part, lengths, mode, counted=not (filler and rank == 1))
     for grad in gradients.values():
         dist.all_reduce(grad)
     if rank == 0:
@@ -47,12 +52,13 @@ def _rank(rank: int, port: int, folder: str, mode: BatchNormMode) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("mode", ["sync", "pooled"])
-def test_split_over_ranks_equals_one_rank(mode: BatchNormMode, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "filler"), [("sync", False), ("pooled", False), ("sync", True)])
+def test_split_over_ranks_equals_one_rank(mode: BatchNormMode, filler: bool, tmp_path: Path) -> None:
+    """A rank whose clips only fill a place changes nothing."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_rank, (port, str(tmp_path), mode), nprocs=2)
+    mp.spawn(_rank, (port, str(tmp_path), mode, filler), nprocs=2)
     split = torch.load(tmp_path / "rank0.pt", weights_only=True)
     whole, encoder = _gradients(slice(None), LENGTHS, mode)
     for name, grad in whole.items():

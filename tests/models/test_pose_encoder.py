@@ -125,6 +125,31 @@ def test_a_bias_before_a_batch_norm_has_no_gradient_but_moves_the_running_mean()
     torch.testing.assert_close(norm.running_mean, before + 80)
 
 
+def test_clips_that_do_not_count_are_normalised_by_running_statistics_and_leave_them_alone() -> None:
+    encoder = PoseEncoder(24, hidden_dim=16).train()
+    parts, lengths = _parts([7, 4]), torch.tensor([7, 4])
+    encoder.pose_features(parts, lengths)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    filled = encoder.pose_features(parts, lengths, counted=False)
+    filled.sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    torch.testing.assert_close(filled, encoder.eval().pose_features(parts, lengths), atol=1e-5, rtol=1e-5)
+
+
+def test_a_bias_of_many_deviations_costs_no_half_precision() -> None:
+    torch.manual_seed(0)
+    encoder = PoseEncoder(24, hidden_dim=16).train()
+    parts, lengths = _parts([40]), torch.tensor([40])
+    features = []
+    for bias in (0.0, 80.0):
+        for name, parameter in encoder.named_parameters():
+            if name.endswith(("gcn.conv.bias", "tcn.0.bias", "residual.0.bias")):
+                parameter.data.fill_(bias)
+        with torch.autocast("cpu", torch.bfloat16):
+            features.append(encoder.concat_parts(parts, lengths))
+    assert (features[0] - features[1]).abs().mean() < 0.005 * features[0].std()
+
+
 def test_running_statistics_stay_in_float32() -> None:
     norm = FrameBatchNorm(4)
     norm.running_mean.fill_(80.17)

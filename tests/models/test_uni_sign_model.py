@@ -5,19 +5,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import MT5Config
+from transformers.modeling_outputs import BaseModelOutput
 
+from uni_sign.data.descriptions import align
+from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.errors import InputError
 from uni_sign.models.mt5 import load_mt5, new_mt5, summed_cross_entropy
 from uni_sign.models.pose_encoder import GRAPHS
 from uni_sign.models.text_fusion import GatingFusion, LearnableMaskEmbedding, TextEncoder, text_per_frame
 from uni_sign.models.uni_sign import Encoded, UniSign
-from uni_sign.models.weights import load_checkpoint, load_fusion, unwrap
+from uni_sign.models.weights import fingerprint, load_checkpoint, load_fusion, unwrap
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 MT5_BASE = {
     "vocab_size": 250112,
     "d_model": 768,
@@ -76,6 +81,7 @@ def test_golden_forward(model: UniSign, io: dict[str, Tensor], golden: Callable[
         losses = [model.summed_loss(encoded, io["labels"], smoothing) / targets for smoothing in (0.2, 0.0)]
     assert gate is None
     torch.testing.assert_close(concat, io["pose_concat_plus_part_para"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.pose_proj(concat).detach(), io["pose_proj_out"], atol=1e-5, rtol=0)
     torch.testing.assert_close(embeds, io["inputs_embeds"], atol=1e-5, rtol=0)
     torch.testing.assert_close(encoded.hidden_states, io["encoder_last_hidden_state"], atol=1e-5, rtol=0)
     assert float(losses[0]) == pytest.approx(float(io["loss"]), abs=1e-5)
@@ -111,6 +117,27 @@ def test_golden_generation_up_to_the_end_of_sentence(
     assert [_up_to_end(ids) for ids in ours] == [_up_to_end(ids) for ids in io[f"{case}_generated"].tolist()]
 
 
+@pytest.mark.parametrize(("case", "row"), [("", None), ("eos_b_", 449), ("eos_c_", 167), ("eos_d_", 513)])
+def test_golden_beam_scores(model: UniSign, io: dict[str, Tensor], case: str, row: int | None) -> None:
+    head = model.mt5_model.lm_head.weight
+    kept = head.data[1].clone()
+    if row is not None:
+        head.data[1] = 1.02 * head.data[row]
+    try:
+        found = model.mt5_model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=io["encoder_last_hidden_state"]),
+            attention_mask=io["attention_mask"],
+            **{"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 20, "do_sample": False},
+            **{"output_scores": True, "return_dict_in_generate": True},
+        )
+    finally:
+        head.data[1] = kept
+    scores = found.sequences_scores.view(len(io["labels"]), 4)
+    torch.testing.assert_close(scores, io[f"{case}beam_scores"], atol=1e-4, rtol=0)
+    if row is None:
+        assert found.sequences.tolist() == io["beam_sequences"].tolist()
+
+
 def _up_to_end(ids: list[int]) -> list[int]:
     return ids[: ids.index(1) + 1] if 1 in ids else ids
 
@@ -127,6 +154,9 @@ def test_golden_training_gradients(model: UniSign, io: dict[str, Tensor], golden
         loss = model.summed_loss(encoded, io["labels"], 0.2) / (io["labels"] != -100).sum()
         loss.backward()
         assert float(loss.detach()) == pytest.approx(expected["loss"], abs=1e-4)
+        total = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        assert float(total) == pytest.approx(expected["total_grad_norm"], rel=1e-3)
+        assert [n for n, p in model.named_parameters() if p.grad is None] == expected["params_without_grad"]
         gradients = {n: p.grad for n, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
         for name, norm in expected["grad_norms"].items():
             if norm > 1e-5:
@@ -260,6 +290,51 @@ def test_golden_text_encoder(
         torch.testing.assert_close(feature, torch.from_numpy(io["features"][i]), atol=1e-5, rtol=1e-5)
 
 
+def test_golden_descriptions_of_frames(
+    golden: Callable[[str], Any], golden_weights: Callable[..., dict[str, Tensor]], tiny_config: dict[str, Any]
+) -> None:
+    """As published, a frame without a text of its own takes the mask: our --description_fill none."""
+    case, io = golden("07_text_encoder.json")["encode_descriptions"], golden("07_text_encoder_io.npz")
+    weights = golden_weights("02_unisign_pose_recipe.json", "02_unisign_pose_small_weights.npz")
+    encoder = TextEncoder(MT5Config(**tiny_config), pooling="first").eval()
+    prefixes = ("mt5_model.shared.", "mt5_model.encoder.")
+    encoder.encoder.load_state_dict(
+        {n.removeprefix("mt5_model."): v for n, v in weights.items() if n.startswith(prefixes)}
+    )
+    mask = LearnableMaskEmbedding(768)
+    mask.mask.data = torch.from_numpy(io["mask"])
+    tokenizer = Tokenizer(GOLDEN / "02_tokenizer")
+    for texts, own, expected in zip(
+        case["descriptions"], case["has_description"], io["encode_descriptions"], strict=True
+    ):
+        described = {i: text for i, (text, has) in enumerate(zip(texts, own, strict=True)) if has}
+        found = align(described, np.arange(len(texts)), "none")
+        assert found is not None
+        with torch.no_grad():
+            table = mask(encoder([torch.tensor([tokenizer.encode(text)]) for text in found.texts]))
+        sides = (torch.from_numpy(side + 1) for side in (found.left, found.right))
+        ours = text_per_frame(table, *sides, torch.from_numpy(found.weight))
+        torch.testing.assert_close(ours, torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_a_large_batch_of_texts_is_encoded_again_in_the_backward_pass(
+    tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = TextEncoder(MT5Config(**{**tiny_config, "d_model": 32, "dropout_rate": 0.0}))
+    calls: list[int] = []
+    encoder.encoder.register_forward_hook(lambda *_: calls.append(1))
+    groups = [torch.tensor([[5, 6, 1], [7, 8, 1]]), torch.tensor([[9, 10, 11, 1]])]
+    gradients = []
+    for limit in (10, 9):
+        monkeypatch.setattr("uni_sign.models.text_fusion.KEPT_TOKENS", limit)
+        encoder.zero_grad()
+        encoder(groups).square().sum().backward()
+        gradients.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
+    assert len(calls) == 2 + 4
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_mean_pooling_ignores_padding(tiny_config: dict[str, Any]) -> None:
     torch.manual_seed(0)
     encoder = TextEncoder(MT5Config(**{**tiny_config, "d_model": 32}), pooling="mean").eval()
@@ -291,6 +366,15 @@ def test_checkpoints_of_another_model_are_refused(tiny_config: dict[str, Any]) -
         load_checkpoint(small, unwrap({"model": state}, "cut.pth"))
     with pytest.raises(InputError, match="no model weights"):
         unwrap({"epoch": 3}, "other.pth")
+    with pytest.raises(InputError, match="are missing"):
+        load_checkpoint(small, unwrap({"model": state, "text_encoder": "mt5-base"}, "foreign.pth"))
+
+
+def test_a_fingerprint_reaches_the_last_value_of_the_largest_tensor() -> None:
+    table = torch.zeros(250112, 768, dtype=torch.uint8)
+    before = fingerprint({"shared": table})
+    table[-1, -1] = 1
+    assert fingerprint({"shared": table}) != before
 
 
 def test_pose_only_weights_start_a_fused_model_and_back(tiny_config: dict[str, Any]) -> None:

@@ -89,8 +89,22 @@ def test_a_checkpoint_of_another_frozen_encoder_is_refused(demo_root: Path, tmp_
     path = tmp_path / "best.pth"
     torch.save({"model": stage.build_model().state_dict(), **stage.checkpoint_extras()}, path)
     make_stage(demo_root, **flags, finetune=str(path)).check()
-    with pytest.raises(InputError, match="another frozen text encoder"):
+    with pytest.raises(InputError, match="--text_pooling mean, not first"):
         make_stage(demo_root, **flags, text_pooling="first", finetune=str(path)).check()
+    with pytest.raises(InputError, match="--text_pooling mean, not first"):
+        make_stage(demo_root, use_descriptions=True, text_pooling="first", finetune=str(path)).check()
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "text_encoder_fingerprint": "0" * 32}, path)
+    with pytest.raises(InputError, match="another frozen text encoder"):
+        make_stage(demo_root, **flags, finetune=str(path)).check()
+
+
+def test_descriptions_asked_for_and_not_there_are_refused(demo_root: Path, tmp_path: Path) -> None:
+    for name in ("data", "dataset", "pretrained_weight"):
+        (tmp_path / name).symlink_to(demo_root / name)
+    with pytest.raises(InputError, match="none of the 12 training clips has a description file"):
+        make_stage(tmp_path, use_descriptions=True).check()
+    make_stage(tmp_path).check()
 
 
 def test_isolated_signs_are_at_most_64_frames(demo_root: Path) -> None:

@@ -126,4 +126,5 @@ def estimated_gb(config: TrainConfig, size: ModelSize, processes: int) -> float:
     # AdamW keeps two fp32 moments; DeepSpeed an fp32 copy of the weights besides.
     state = 0 if config.offload else size.trainable * (8 if config.zero_stage == 0 else 12) / state_shard
     weights = size.parameters * value / weight_shard + size.trainable * value / grad_shard
-    return (weights + state + config.batch_size * size.activations * value) / 1e9 + 0.5
+    activations = (config.batch_size * size.activations + size.shared_activations) * value
+    return (weights + state + activations) / 1e9 + 0.5

@@ -161,9 +161,10 @@ def _check(corpus: Corpus, path: Path) -> None:
     if not all(isinstance(length, int) and length > 0 for length in lengths):
         raise InputError(f"{path}: max_length and max_target_length must be whole numbers above 0.")
     needed = SPLITS if corpus.label_format == "pickle" else ("train",)
-    for split in needed:
-        if split not in corpus.labels:
-            raise InputError(f"{path}: labels has no {split!r}; name one file each for {', '.join(needed)}.")
+    for key, files in (("labels", corpus.labels), ("isolated_labels", corpus.isolated_labels)):
+        for split in needed:
+            if split not in files and (files or key == "labels"):
+                raise InputError(f"{path}: {key} has no {split!r}; name one file each for {', '.join(needed)}.")
 
 
 def read_split(corpus: Corpus, task: str, split: str) -> Split:
@@ -237,18 +238,18 @@ def _file_sizes(folder: Path) -> dict[str, int]:
 
 def _read_labels(corpus: Corpus, task: str, split: str) -> tuple[Mapping[str, Any], Path]:
     files = corpus.label_files(task)
-    path = files.get(split, files["train"])
+    path = files[split] if split in files else files["train"]
     if not path.is_file():
         hint = "run `uni-sign demo-data`" if corpus.name == "Demo" else "put it there, or set --data_root"
         raise InputError(f"No label file {path} for split {split!r} of {corpus.name}: {hint}.")
-    labels = _csl_news(path, split) if corpus.label_format == "csl_news" else load_pickle(path)
+    labels = _csl_news(path, split, files) if corpus.label_format == "csl_news" else load_pickle(path)
     if not isinstance(labels, Mapping):
         raise InputError(f"{path} must hold a dict of clips, but holds {type(labels).__name__}.")
     return labels, path
 
 
-def _csl_news(path: Path, split: str) -> dict[str, Any]:
-    """CSL-News: one JSON list of {video, pose, text}, whose last 1 % are dev and test."""
+def _csl_news(path: Path, split: str, files: Mapping[str, Path]) -> dict[str, Any]:
+    """CSL-News: a JSON list of {video, pose, text}, whose last 1 % are those of dev and test without own files."""
     try:
         entries = json.loads(path.read_bytes().decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -256,5 +257,9 @@ def _csl_news(path: Path, split: str) -> dict[str, Any]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{path} must hold a list of clips, each with video, pose and text.")
     held_out = max(1, int(len(entries) * _HELD_OUT_SHARE))
-    chosen = entries[:-held_out] if split == "train" else entries[-held_out:]
+    chosen = entries
+    if split == "train" and not set(SPLITS) <= set(files):
+        chosen = entries[:-held_out]
+    elif split not in files:
+        chosen = entries[-held_out:]
     return {Path(str(entry.get("pose") or entry.get("video") or i)).stem: entry for i, entry in enumerate(chosen)}

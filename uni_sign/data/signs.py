@@ -1,5 +1,6 @@
 """Clips to training batches: poses to parts, frames to descriptions, targets to token ids."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from uni_sign.errors import SampleError
 
 Fill = Literal["nearest", "interpolate", "none"]
 MAX_TEXT_TOKENS = 256
-# Trainable text encoders run once per group, so every rank makes the same calls whatever its clips hold.
+# Texts of a batch go through a trainable encoder in groups alike in length, of so many padded tokens at the most.
 TEXT_GROUPS = 4
+_TOKENS_PER_GROUP = 4096
 IGNORED = -100
 _NO_PATH = Path()
 _REMEMBERED_TEXTS = 65536
@@ -110,7 +112,9 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
         sample, settings = self.samples[key.index], self.settings
         rng = np.random.default_rng([settings.seed, key.epoch, key.index]) if settings.training else None
         pose = read_pose(sample.pose_path)
-        frames = choose_frames(len(pose.keypoints), settings.max_length, rng)
+        # Python's generator, whose choice the published training made; numpy's for all else.
+        draw = random.Random(f"{settings.seed} {key.epoch} {key.index}") if settings.training else None
+        frames = choose_frames(len(pose.keypoints), settings.max_length, draw)
         parts = split_parts(pose.keypoints[frames], pose.scores[frames])
         return Clip(
             key=key,
@@ -147,7 +151,7 @@ class Collate:
     """Clips to one batch of packed tensors (see `uni_sign.models.uni_sign.UniSign`); picklable for workers.
 
     Identical texts of a batch are encoded once. ``features``: the frozen encoder's cache; without it the batch
-    carries token ids in `TEXT_GROUPS` length-sorted groups, each padded to its own longest.
+    carries token ids in `TEXT_GROUPS` or more length-sorted groups, each padded to its own longest.
     """
 
     def __init__(self, tokenizer: Tokenizer, descriptions: bool, features: TextFeatures | None) -> None:
@@ -163,6 +167,8 @@ class Collate:
             "names": [clip.sample.name for clip in clips],
             "indices": [clip.key.index if clip.key.counted else -1 for clip in clips],
             "problems": problems,
+            # Either all clips count, or there is one that only fills this rank's place.
+            "counted": any(clip.key.counted for clip in clips),
             "lengths": torch.from_numpy(lengths),
             "labels": _padded_labels(clips),
             **{f"parts.{part}": torch.from_numpy(np.concatenate([c.parts[part] for c in clips])) for part in PARTS},
@@ -215,11 +221,12 @@ class Collate:
         by_length = np.argsort([len(i) for i in ids], kind="stable") if ids else np.zeros(0, np.int64)
         groups, row, rows = [], 1, np.zeros(len(ids) + 1, np.int64)
         for members in np.array_split(by_length, TEXT_GROUPS):
-            rows[members + 1] = row + np.arange(len(members))
             # An empty group still makes its call, on an empty text: the same graph on every rank.
-            chosen = [ids[i] for i in members] or [self._encode("")]
-            row += len(chosen)
-            groups.append(_padded(chosen, 0))
+            texts_of_group = [ids[i] for i in members] or [self._encode("")]
+            rows[members + 1] = row + np.arange(len(members))
+            row += len(texts_of_group)
+            size = max(1, _TOKENS_PER_GROUP // len(texts_of_group[-1]))
+            groups += [_padded(texts_of_group[i : i + size], 0) for i in range(0, len(texts_of_group), size)]
         return groups, rows
 
 

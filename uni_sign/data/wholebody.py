@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import random
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def read_pose(path: str | Path) -> Pose:
         raise SampleError(f"{path} {error}: extract this clip's poses again, or leave it out.") from None
 
 
-def choose_frames(n: int, max_length: int, rng: np.random.Generator | None) -> np.ndarray:
+def choose_frames(n: int, max_length: int, rng: random.Random | None) -> np.ndarray:
     """Sorted numbers, int64, of the at most `max_length` frames of `n` to use.
 
     All if they fit; else a random choice with `rng`, and without it evenly spaced ones, the first and last among them.
@@ -77,7 +78,7 @@ def choose_frames(n: int, max_length: int, rng: np.random.Generator | None) -> n
     if n <= max_length:
         return np.arange(n)
     if rng is not None:
-        return np.sort(rng.choice(n, max_length, replace=False, shuffle=False))
+        return np.array(sorted(rng.sample(range(n), max_length)))
     return np.arange(max_length) * (n - 1) // max(max_length - 1, 1)
 
 

@@ -8,16 +8,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BatchNormMode = Literal["sync", "pooled", "local", "frozen"]
+BatchNormMode = Literal["sync", "pooled", "frozen"]
 
 
 class FrameBatchNorm(nn.BatchNorm2d):
     """Batch norm over packed frames (1, C, L, V), in two halves: `normalize`, then this module's scale and shift.
 
     ``mode``: ``sync`` takes the statistics over all ranks, so that a batch gives the same numbers however it
-    is split over processes; ``pooled`` also over all parts that share this norm; ``local`` over this rank's rows;
-    ``frozen`` uses the running statistics in training too (small batches, and exact gradient accumulation).
-    Statistics are kept in float32.
+    is split over processes; ``pooled`` also over all parts that share this norm; ``frozen`` uses the running
+    statistics in training too (small batches, and exact gradient accumulation). Statistics are kept in float32.
     """
 
     mode: BatchNormMode = "sync"
@@ -50,15 +49,18 @@ class FrameBatchNorm(nn.BatchNorm2d):
         return torch.addcmul(self.bias[:, None, None], normalized, self.weight[:, None, None])
 
     @torch.no_grad()
-    def track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
-        """Move the running statistics towards those of a batch."""
+    def track(self, mean: Tensor, variance: Tensor, rows: Tensor) -> None:
+        """Move the running statistics towards the mean and biased variance (C,) of ``rows`` rows; 0: not at all."""
         assert self.momentum is not None
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(unbiased_variance, self.momentum)
+        self.num_batches_tracked.add_(rows > 0)
+        weight = self.momentum * (rows > 0).float()
+        self.running_mean.lerp_(mean.float(), weight)
+        self.running_var.lerp_((variance * (rows / (rows - 1).clamp(min=1))).float(), weight)
 
 
-def normalize(maps: Sequence[Tensor], shifts: Sequence[Tensor], norms: Sequence[FrameBatchNorm]) -> list[Tensor]:
+def normalize(
+    maps: Sequence[Tensor], shifts: Sequence[Tensor], norms: Sequence[FrameBatchNorm], counted: bool = True
+) -> list[Tensor]:
     """Zero mean and unit variance for each map (1, C_i, L, V_i) + shift (C_i,), in the mode of its norm; dtypes stay.
 
     A batch's own statistics take the shift away again, so it is never added: what it would cost is precision, a
@@ -66,19 +68,21 @@ def normalize(maps: Sequence[Tensor], shifts: Sequence[Tensor], norms: Sequence[
 
     L_i is the same multiple of the first map's frames on every rank. All maps share one exchange between the ranks,
     and one in the backward pass: a layer's parts wait for each other once, not once each.
+    Maps of clips that only fill a place (``counted`` false) are normalised like all others, but leave no trace in the
+    statistics; a batch of nothing else takes the running ones.
     """
     norm = norms[0]
     if norm.fixed:
         return [_fixed(x, shift, own) for x, shift, own in zip(maps, shifts, norms, strict=True)]
     floats = [x.float() for x in maps]
-    ranks = dist.get_world_size() if norm.mode != "local" and dist.is_initialized() else 1
-    means, variances, frames = _moments(floats, ranks)
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    means, variances, frames = _moments(floats, ranks, counted)
+    centres, inverse = [], []
     for x, shift, own, mean, variance in zip(floats, shifts, norms, means, variances, strict=True):
-        rows = frames * _rows_per_frame(x, floats[0])
-        own.track((mean + shift).float(), (variance * (rows / (rows - 1).clamp(min=1))).float())
-    inverse = [torch.rsqrt(variance + own.eps).float() for variance, own in zip(variances, norms, strict=True)]
-    centres = [mean.float() for mean in means]
-    normalized = _Normalize.apply(frames, ranks, len(maps), *centres, *inverse, *shifts, *floats)
+        centres.append(torch.where(frames > 0, mean, own.running_mean - shift.detach()).float())
+        inverse.append(torch.rsqrt(torch.where(frames > 0, variance, own.running_var) + own.eps).float())
+        own.track(mean + shift, variance, frames * _rows_per_frame(x, floats[0]))
+    normalized = _Normalize.apply(frames, ranks, counted, len(maps), *centres, *inverse, *shifts, *floats)
     return [y.to(x.dtype) for y, x in zip(normalized, maps, strict=True)]
 
 
@@ -92,7 +96,7 @@ def _rows_per_frame(x: Tensor, first: Tensor) -> int:
     return x.shape[2] * x.shape[3] // first.shape[2]
 
 
-def _moments(maps: Sequence[Tensor], ranks: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def _moments(maps: Sequence[Tensor], ranks: int, counted: bool) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Means and biased variances (C_i,) of each map, and the first map's frames (), over all ranks (Chan's formula).
 
     In float64 so that they round to the same float32 numbers however the frames are split: early channels have a
@@ -102,7 +106,7 @@ def _moments(maps: Sequence[Tensor], ranks: int) -> tuple[list[Tensor], list[Ten
     # Two plain passes: torch.var_mean takes several times as long on a CPU.
     local_means = [x.mean(1) for x in flat]
     local_variances = [(x - mean[:, None]).square_().mean(1) for x, mean in zip(flat, local_means, strict=True)]
-    frames = flat[0].new_tensor([maps[0].shape[2]])
+    frames = flat[0].new_tensor([maps[0].shape[2] if counted else 0])
     if ranks == 1:
         return local_means, local_variances, frames[0]
     local = torch.cat([*local_means, *local_variances, frames])
@@ -111,8 +115,8 @@ def _moments(maps: Sequence[Tensor], ranks: int) -> tuple[list[Tensor], list[Ten
     sizes = [x.shape[1] for x in maps]
     means, variances, counts = table[:, : sum(sizes)], table[:, sum(sizes) : -1], table[:, -1:]
     total = counts.sum()
-    mean = (means * counts).sum(0) / total
-    variance = ((variances + (means - mean) ** 2) * counts).sum(0) / total
+    mean = (means * counts).sum(0) / total.clamp(min=1)
+    variance = ((variances + (means - mean) ** 2) * counts).sum(0) / total.clamp(min=1)
     return list(mean.split(sizes)), list(variance.split(sizes)), total
 
 
@@ -125,13 +129,15 @@ class _Normalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, ranks: int, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, frames: Tensor, ranks: int, counted: bool, count: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         means, inverse, _, maps = (tensors[i * count : (i + 1) * count] for i in range(4))
         normalized = tuple(
             (x - mean[:, None, None]).mul_(scale[:, None, None])
             for x, mean, scale in zip(maps, means, inverse, strict=True)
         )
-        ctx.ranks, ctx.count = ranks, count
+        ctx.ranks, ctx.counted, ctx.count = ranks, counted, count
         ctx.save_for_backward(frames, *inverse, *normalized)
         return normalized
 
@@ -145,10 +151,10 @@ class _Normalize(torch.autograd.Function):
         sums = torch.cat([*own, *product])
         if ctx.ranks > 1:
             dist.all_reduce(sums)
+        # What left no trace in the statistics gets nothing back through them.
+        share = ctx.counted / frames.clamp(min=1)
         points = [_rows_per_frame(g, grads[0]) for g in grads]
-        means = [
-            (part / (frames * v)).float() for part, v in zip(sums.split([*sizes, *sizes]), points * 2, strict=True)
-        ]
+        means = [(part * share / v).float() for part, v in zip(sums.split([*sizes, *sizes]), points * 2, strict=True)]
         # (g - mean(g) - y mean(g y)) * scale, in two passes over the map.
         results = [
             torch.addcmul(-(scale * mean_g)[:, None, None], y, -(scale * mean_gy)[:, None, None]).addcmul_(
@@ -159,7 +165,7 @@ class _Normalize(torch.autograd.Function):
             )
         ]
         shifts = [torch.zeros_like(scale) for scale in inverse]
-        return (None, None, None, *[None] * (2 * ctx.count), *shifts, *results)
+        return (None, None, None, None, *[None] * (2 * ctx.count), *shifts, *results)
 
 
 def set_batch_norm_mode(module: nn.Module, mode: BatchNormMode) -> None:

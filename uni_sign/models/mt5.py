@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -12,6 +11,7 @@ from transformers import GenerationConfig, MT5Config, MT5EncoderModel, MT5ForCon
 from transformers.utils import logging as transformers_logging
 
 from uni_sign.errors import InputError
+from uni_sign.models.zero3 import most_of_all_ranks
 
 # 2**24 logits in fp32 are 64 MB: 67 tokens at mT5's 250,112 pieces, one chunk for a small vocabulary.
 _LOGITS_PER_CHUNK = 2**24
@@ -107,18 +107,9 @@ def summed_cross_entropy(lm_head: nn.Linear, states: Tensor, labels: Tensor, smo
         logits = lm_head(chunk).float()
         return F.cross_entropy(logits, chunk_targets, ignore_index=-100, reduction="sum", label_smoothing=smoothing)
 
-    count = _agreed(-(-len(rows) // size), lm_head)
+    (count,) = most_of_all_ranks([-(-len(rows) // size)], lm_head.weight)
     if count == 1:
         return chunk_loss(rows, targets)
     chunks = zip(rows.tensor_split(count), targets.tensor_split(count), strict=True)
     losses = [checkpoint(chunk_loss, chunk, wanted, use_reentrant=False) for chunk, wanted in chunks]
     return torch.stack(losses).sum()
-
-
-def _agreed(count: int, lm_head: nn.Linear) -> int:
-    """``count``; where ZeRO-3 gathers ``lm_head`` at each call, the most of all ranks, so that all call alike."""
-    if not hasattr(lm_head.weight, "ds_id") or not dist.is_initialized():
-        return count
-    most = torch.tensor(count, device=lm_head.weight.device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    return int(most)

@@ -73,20 +73,23 @@ class GraphConv(nn.Module):
         hops, points, _ = self.A.shape
         maps, bias = self.conv(x)
         summed = torch.bmm(maps.view(hops, -1, points), self.A).sum(0).view(1, -1, x.shape[2], points)
-        # The bias takes the same way through the adjacency: to one number a channel and point.
-        offset = bias.view(hops, -1).T @ self.A.sum(1)
+        # The bias takes the same way through the adjacency, to one number a channel and point; not in half precision,
+        # for what is left of it without its mean is small.
+        with torch.autocast(x.device.type, enabled=False):
+            offset = bias.float().view(hops, -1).T @ self.A.float().sum(1)
         shift = offset.mean(1)
-        return summed + (offset - shift[:, None])[:, None], shift
+        return summed + (offset - shift[:, None])[:, None].to(summed.dtype), shift
 
 
 class FrameLayout:
     """Where packed clips lie along the frame axis, and how to set them apart for a temporal convolution.
 
-    ``lengths`` (B,) in frames. Between two clips lie ``_PAD`` zero frames, so that a kernel sees zeros beyond a
-    clip's end exactly as it does at the border of a clip alone.
+    ``lengths`` (B,) in frames; ``counted``: whether these clips count, or only fill a place. Between two clips lie
+    ``_PAD`` zero frames, so that a kernel sees zeros beyond a clip's end exactly as at the border of a clip alone.
     """
 
-    def __init__(self, lengths: Tensor) -> None:
+    def __init__(self, lengths: Tensor, counted: bool = True) -> None:
+        self.counted = counted
         clip_of_frame = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
         self.spaced = torch.arange(len(clip_of_frame), device=lengths.device) + _PAD * clip_of_frame
         self.total = len(clip_of_frame) + _PAD * (len(lengths) - 1)
@@ -128,27 +131,27 @@ def run_layer(blocks: Sequence[Any], maps: Sequence[Tensor], layouts: Sequence[F
         convs += [block.residual[0] for block in blocks]
         norms += [block.residual[1] for block in blocks]
         inputs += residuals
-    hidden = _normalized(convs, norms, inputs)
+    hidden = _normalized(convs, norms, inputs, [*layouts, *layouts][: len(inputs)], spaced=False)
     if blocks[0].projected:
         hidden, residuals = hidden[: len(blocks)], hidden[len(blocks) :]
     hidden = [F.relu(x) for x in hidden]
     if blocks[0].temporal:
         convs, norms = [block.tcn[0] for block in blocks], [block.tcn[1] for block in blocks]
-        hidden = _normalized(convs, norms, hidden, layouts)
+        hidden = _normalized(convs, norms, hidden, layouts, spaced=True)
     return [F.relu(x + residual) for x, residual in zip(hidden, residuals, strict=True)]
 
 
 def _normalized(
-    convs: Sequence[Any], norms: Sequence[Any], maps: Sequence[Tensor], layouts: Sequence[FrameLayout] = ()
+    convs: Sequence[Any], norms: Sequence[Any], maps: Sequence[Tensor], layouts: Sequence[FrameLayout], spaced: bool
 ) -> list[Tensor]:
-    """Convolution and batch norm of several maps; ``layouts`` where the convolution reaches over frames."""
-    if layouts:
+    """Convolution and batch norm of several maps; ``spaced`` where the convolution reaches over frames."""
+    if spaced:
         maps = [layout.space(x) for layout, x in zip(layouts, maps, strict=True)]
     pairs = [conv(x) for conv, x in zip(convs, maps, strict=True)]
     maps, shifts = [x for x, _ in pairs], [shift for _, shift in pairs]
-    if layouts:
+    if spaced:
         maps = [layout.pack(x) for layout, x in zip(layouts, maps, strict=True)]
-    return [norm(x) for norm, x in zip(norms, normalize(maps, shifts, norms), strict=True)]
+    return [norm(x) for norm, x in zip(norms, normalize(maps, shifts, norms, layouts[0].counted), strict=True)]
 
 
 def _spatial_chain(graph: Tensor, hidden_dim: int) -> nn.ModuleDict:
@@ -188,12 +191,12 @@ class PoseEncoder(nn.Module):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
-    def concat_parts(self, parts: Mapping[str, Tensor], lengths: Tensor) -> Tensor:
+    def concat_parts(self, parts: Mapping[str, Tensor], lengths: Tensor, counted: bool = True) -> Tensor:
         """Pooled features of all parts side by side plus ``part_para``: (N, 4 * hidden_dim)."""
         # Parts with one set of weights lie one behind the other in a map, unless their statistics must differ.
         pools = next(module for module in self.modules() if isinstance(module, FrameBatchNorm)).pools_parts
         groups = [["body"], ["left", "right"], ["face_all"]] if pools else [[part] for part in GRAPHS]
-        layouts = [FrameLayout(lengths.repeat(len(group))) for group in groups]
+        layouts = [FrameLayout(lengths.repeat(len(group)), counted) for group in groups]
         maps = []
         for group in groups:
             x = torch.cat([parts[part] for part in group]).to(self.part_para.dtype)
@@ -214,6 +217,6 @@ class PoseEncoder(nn.Module):
             maps = run_layer([chain[layer] for chain in by_group], maps, layouts)
         return maps
 
-    def pose_features(self, parts: Mapping[str, Tensor], lengths: Tensor) -> Tensor:
-        """One feature a real frame: (N, d_model)."""
-        return self.pose_proj(self.concat_parts(parts, lengths))
+    def pose_features(self, parts: Mapping[str, Tensor], lengths: Tensor, counted: bool = True) -> Tensor:
+        """One feature a real frame: (N, d_model); clips that are not ``counted`` leave batch statistics alone."""
+        return self.pose_proj(self.concat_parts(parts, lengths, counted))

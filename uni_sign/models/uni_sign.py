@@ -63,7 +63,7 @@ class UniSign(PoseEncoder):
     def inputs_embeds(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Prefix embeddings followed by the frames, each clip from the left: (B, S, D), and the gate (N, 1)."""
         parts = {part: batch[f"parts.{part}"] for part in self.proj_linear}
-        frames = self.pose_features(parts, batch["lengths"])
+        frames = self.pose_features(parts, batch["lengths"], batch.get("counted", True))
         gate = None
         if self.fusion:
             text = text_per_frame(

@@ -52,11 +52,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Parameters, those that train, and how many values a forward pass keeps for one item (an upper estimate)."""
+    """Parameters, those that train, and how many values a forward pass keeps (an upper estimate).
+
+    ``activations`` are kept for one item, ``shared_activations`` for any batch.
+    """
 
     parameters: int
     trainable: int
     activations: int
+    shared_activations: int = 0
 
 
 @dataclass(frozen=True)

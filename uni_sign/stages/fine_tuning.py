@@ -1,6 +1,6 @@
 """Fine-tuning of Uni-Sign: poses and descriptions to a sentence (SLT), glosses (CSLR) or a word (ISLR)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from uni_sign.metrics.recognition import classification_scores, recognition_scor
 from uni_sign.metrics.translation import signature, translation_scores
 from uni_sign.models.batch_norm import BatchNormMode, set_batch_norm_mode
 from uni_sign.models.mt5 import load_mt5, load_text_stack, read_config
+from uni_sign.models.text_fusion import KEPT_TOKENS
 from uni_sign.models.uni_sign import UniSign
 from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
 from uni_sign.stages._frozen_text import FrozenTextEncoder
@@ -45,7 +46,7 @@ class FineTuningConfig:
     hidden_dim: int = flag(256, "width of the pose encoder", check=at_least(4))
     batch_norm: BatchNormMode = flag(
         "sync",
-        "statistics over all processes; pooled: also over both hands, as evaluation does; over each process; "
+        "statistics over all processes; pooled: also over both hands, as evaluation does; "
         "or frozen at their running values",
     )
     max_length: int = flag(0, "most frames of a clip; 0: as the corpus says (256, for ISLR 64)", check=at_least(0))
@@ -97,7 +98,27 @@ class FineTuning:
                 f"{self.mt5_folder}: the tokenizer has {len(self.tokenizer)} pieces, the model only "
                 f"{self.mt5_config.vocab_size}: they do not belong together."
             )
-        _ = self.finetune, self.fusion_checkpoint, self.text_encoder, self.splits
+        self._check_pooling()
+        _ = self.fusion_checkpoint, self.text_encoder
+        train = self.splits["train"].samples
+        if self.config.use_descriptions and not any(sample.description_path for sample in train):
+            places = " or ".join(str(folder) for folder in self.corpus.description_dirs)
+            raise InputError(
+                f"--use_descriptions: none of the {len(train)} training clips has a description file in "
+                f"{places or 'a folder, as the corpus names none'}: put <clip>.json files there, or leave the flag out."
+            )
+
+    def _check_pooling(self) -> None:
+        """A model trained on other text features than these would be scored on what it never saw."""
+        trained = self.finetune.extras.get("config") if self.finetune else None
+        if not self.config.use_descriptions or not isinstance(trained, Mapping):
+            return
+        pooling = trained.get("text_pooling", self.config.text_pooling)
+        if trained.get("use_descriptions") and pooling != self.config.text_pooling:
+            raise InputError(
+                f"--finetune {self.config.finetune} was trained with --text_pooling {pooling}, "
+                f"not {self.config.text_pooling}: give the same."
+            )
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -332,6 +353,7 @@ class FineTuning:
             parameters=sum(size for size, _ in sizes),
             trainable=sum(size for size, trains in sizes if trains),
             activations=self.longest_clip * values_per_frame,
+            shared_activations=KEPT_TOKENS * self.mt5_config.d_model * 24 * 12 if trains_text else 0,
         )
 
     @property
