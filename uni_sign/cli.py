@@ -1,6 +1,5 @@
 """The `uni-sign` command: train, evaluate, infer, show, demo-data, doctor, export."""
 
-import argparse
 import os
 import socket
 import sys
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from uni_sign.config import TrainConfig, as_plain, build_parser, parse_flags
+from uni_sign.config import Parser, TrainConfig, as_plain, build_parser, parse_flags
 from uni_sign.errors import InputError
 from uni_sign.stages.base import Stage, load_stage, stage_names
 
@@ -24,6 +23,7 @@ _HELP = """usage: uni-sign COMMAND ...
   export SOURCE TARGET            best_checkpoint.pth to a safetensors folder, and back
 
 Each command explains its flags with --help."""
+_STAGE_FLAGS = "\nThe stage's own flags work too (uni-sign train STAGE --help); the checkpoint brings their defaults."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,6 +100,7 @@ def _evaluate(words: list[str]) -> int:
     program = "uni-sign evaluate"
     if {"-h", "--help"} & set(words):
         build_parser(CheckpointConfig, TrainConfig, program=program).print_help()
+        print(_STAGE_FLAGS)
         return 0
     path = checkpoint_flag(words)
     defaults = {"eval": True, "zero_stage": 0, "output_dir": str(path.parent / "evaluation")}
@@ -114,6 +115,7 @@ def _infer(words: list[str]) -> int:
 
     if {"-h", "--help"} & set(words):
         build_parser(CheckpointConfig, InferConfig, program="uni-sign infer").print_help()
+        print(_STAGE_FLAGS)
         return 0
     return infer(words)
 
@@ -121,30 +123,30 @@ def _infer(words: list[str]) -> int:
 def _show(words: list[str]) -> int:
     from uni_sign.commands.show import show
 
-    parser = argparse.ArgumentParser(prog="uni-sign show", allow_abbrev=False)
+    parser = Parser(prog="uni-sign show")
     parser.add_argument("output_dir", type=Path, help="folder of a finished run")
-    show(parser.parse_args(words).output_dir)
+    show(parser.parse_words(words).output_dir)
     return 0
 
 
 def _demo_data(words: list[str]) -> int:
     from uni_sign.data.demo import generate
 
-    parser = argparse.ArgumentParser(prog="uni-sign demo-data", allow_abbrev=False)
-    parser.add_argument("--data_root", "--data-root", type=Path, default=Path("."), help="where to put it (default: .)")
+    parser = Parser(prog="uni-sign demo-data")
+    parser.add_argument("--data_root", type=Path, default=Path("."), help="where to put it (default: .)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the corpus (default: 0)")
     parser.add_argument("--videos", action="store_true", help="render a small video of every clip, too")
-    known = parser.parse_args(words)
+    known = parser.parse_words(words)
     generate(known.data_root, seed=known.seed, videos=known.videos)
     return 0
 
 
 def _doctor(words: list[str]) -> int:
-    from uni_sign.commands.doctor import doctor
+    from uni_sign.commands.doctor import DoctorConfig, doctor
 
     name, flags = _split_stage(words, "fine_tuning")
     if {"-h", "--help"} & set(flags):
-        build_parser(TrainConfig, load_stage(name).Config, program="uni-sign doctor").print_help()
+        build_parser(DoctorConfig, TrainConfig, load_stage(name).Config, program="uni-sign doctor").print_help()
         return 0
     return doctor(name, flags)
 
@@ -152,10 +154,10 @@ def _doctor(words: list[str]) -> int:
 def _export(words: list[str]) -> int:
     from uni_sign.commands.export import export
 
-    parser = argparse.ArgumentParser(prog="uni-sign export", allow_abbrev=False)
+    parser = Parser(prog="uni-sign export")
     parser.add_argument("source", type=Path, help="best_checkpoint.pth, or a folder that export made")
     parser.add_argument("target", type=Path, help="the folder, or the .pth file, to make")
-    known = parser.parse_args(words)
+    known = parser.parse_words(words)
     export(known.source, known.target)
     return 0
 

@@ -108,7 +108,19 @@ class TrainConfig:
         return None
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """argparse that raises InputError, names the nearest flag for an unknown one, and takes no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
+        """The flags in ``words``, dashes and underscores being the same."""
+        known, unknown = self.parse_known_args([_underscored(token) for token in words])
+        if unknown:
+            raise InputError(_unknown_flag(unknown[0], self))
+        return known
+
     def error(self, message: str) -> NoReturn:
         raise InputError(message[0].upper() + message[1:] + "; see --help.")
 
@@ -124,10 +136,7 @@ def parse_flags(
     Dashes and underscores in flag names are the same. Raises InputError for anything unknown or impossible.
     """
     fields = {field.name: (kind, field) for kind in kinds for field in dataclasses.fields(kind)}
-    parser = build_parser(*kinds, program=program)
-    known, unknown = parser.parse_known_args([_underscored(token) for token in argv])
-    if unknown:
-        raise InputError(_unknown_flag(unknown[0], parser))
+    known = build_parser(*kinds, program=program).parse_words(argv)
     given = {name: value for name, value in vars(known).items() if name != "config"}
     values = converted(defaults or {}, kinds, "the checkpoint's flags")
     if known.config:
@@ -141,9 +150,9 @@ def parse_flags(
     return made
 
 
-def build_parser(*kinds: Any, program: str) -> argparse.ArgumentParser:
+def build_parser(*kinds: Any, program: str) -> Parser:
     """The argparse parser of these dataclasses: a flag a field, grouped by dataclass, nothing abbreviated."""
-    parser = _Parser(prog=program, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = Parser(prog=program, argument_default=argparse.SUPPRESS)
     parser.add_argument("--config", type=Path, default=None, help="YAML or JSON file of flags; the command line wins")
     for kind in kinds:
         group = parser.add_argument_group(kind.__doc__.splitlines()[0])

@@ -249,6 +249,37 @@ def test_default_dataset_is_said_aloud(root: Path) -> None:
     assert "using CSL_Daily" in stage.notes[0]
 
 
+def test_doctor_refuses_what_training_refuses(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--dataset", "Demo", "--data_root", str(root), "--dtype", "fp32", "--output_dir", str(root / "out")]
+    torch.save({"model": {"fc.weight": torch.zeros(3, 3)}}, root / "other.pth")
+    assert main(["doctor", *flags, "--finetune", str(root / "other.pth")]) == 1
+    assert "is of another model" in capsys.readouterr().out
+    assert main(["doctor", *flags, "--processes", "4", "--batch_size", "3"]) == 0
+    assert "12 = 3 clips x 1 accumulation x 4 process(es)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("demo-data", "--vidoes"), "did you mean --videos?"),
+        (("show", "out/run", "--output"), "Unknown flag --output"),
+        (("export", "nowhere.pth", "/proc/x/y"), "nowhere.pth"),
+    ],
+)
+def test_other_commands_refuse_in_a_sentence(
+    words: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(list(words)) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert "Traceback" not in said
+
+
+def test_a_text_cache_that_cannot_be_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--use_descriptions", "--text_encoder_freeze", "--text_cache", "/proc/nowhere")
+    assert "--text_cache /proc/nowhere cannot be written" in refused(root, capsys, *flags)
+
+
 def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "train STAGE" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Three launchers, one behaviour: the same files and the same losses however the global batch is split."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def test_same_losses_and_files(
     # AdamW hides a wrong scale of the gradient; the gradient norms show it.
     assert len(losses(out)) == 6
     assert losses(out) == pytest.approx(losses(reference), abs=1e-4)
-    assert grad_norms(out) == pytest.approx(grad_norms(reference), rel=1e-3)
+    assert grad_norms(out)[0] == pytest.approx(grad_norms(reference)[0], rel=1e-5)
+    assert grad_norms(out) == pytest.approx(grad_norms(reference), rel=1e-2)
     assert {path.name for path in out.iterdir()} == FILES
     results = [json.loads((folder / "results.json").read_text()) for folder in (out, reference)]
     assert results[0]["test/n"] == results[1]["test/n"] == 5
@@ -111,7 +113,32 @@ def test_max_steps_stops_there(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "step_00000003"
 
 
-def test_bf16_runs_under_deepspeed(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [("--zero_stage", "2"), ("--zero_stage", "3", "--text_encoder_freeze")])
+def test_bf16_runs_under_deepspeed(flags: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run(launcher("python"), "--use_descriptions", "--dtype", "bf16", "--batch_size", "4", output_dir=out)
-    assert all(6 < loss < 8 for loss in losses(out))
+    cache = ("--text_cache", str(tmp_path / "cache")) if "--text_encoder_freeze" in flags else ()
+    common = ("--use_descriptions", "--dtype", "bf16", "--batch_size", "4", "--lr", "1e-3")
+    run(launcher("python"), *common, *flags, *cache, output_dir=out)
+    assert losses(out)[-1] < losses(out)[0] - 0.3
+
+
+def test_zero_3_decays_the_same_weights(run: Run, tmp_path: Path) -> None:
+    """A shared-out matrix looks like a vector of no length: groups are made before."""
+    common = ("--batch_size", "4", "--opt", "sgd", "--lr", "0.01", "--weight_decay", "1")
+    for stage in ("0", "3"):
+        done = run(launcher("python"), *common, "--zero_stage", stage, output_dir=tmp_path / stage)
+        assert "mt5_model                    0" not in done.stdout
+    assert losses(tmp_path / "3") == pytest.approx(losses(tmp_path / "0"), abs=1e-4)
+
+
+def test_a_last_step_of_fewer_clips_than_processes(run: Run, corpus: Path, tmp_path: Path) -> None:
+    """11 clips, 3 a step: one of three processes has none in the last step, and must not count what it shows."""
+    root = tmp_path / "root"
+    shutil.copytree(corpus, root)
+    (root / "dataset" / "Demo" / "pose_format" / "train-00011.pkl").unlink()
+    flags = ("--use_descriptions", "--zero_stage", "0", "--data_root", str(root), "--epochs", "1")
+    run(launcher("python"), *flags, "--batch_size", "3", output_dir=tmp_path / "one")
+    run(launcher("torchrun", 3), *flags, "--batch_size", "1", output_dir=tmp_path / "three")
+    assert len(losses(tmp_path / "one")) == 4
+    assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert grad_norms(tmp_path / "three") == pytest.approx(grad_norms(tmp_path / "one"), rel=1e-3)

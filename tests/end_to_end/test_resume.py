@@ -71,10 +71,11 @@ def test_best_checkpoint_and_trackers(run: Run, tmp_path: Path) -> None:
     assert {f"train/{name}" for name in names} <= set(record)
 
 
-def test_wandb_without_a_key_goes_offline_and_says_so(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [(), ("WANDB_MODE=online",)])
+def test_wandb_without_a_key_goes_offline_and_says_so(mode: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ("--zero_stage", "0", "--batch_size", "4", "--max_steps", "1", "--report_to", "wandb")
-    command = ["env", "-u", "WANDB_MODE", "-u", "WANDB_API_KEY", f"HOME={tmp_path}", *launcher("python")]
+    command = ["env", "-u", "WANDB_MODE", "-u", "WANDB_API_KEY", f"HOME={tmp_path}", *mode, *launcher("python")]
     done = run(command, *flags, output_dir=out)
     assert "W&B has no key: logging offline" in done.stdout
     assert list(out.glob("wandb/offline-run-*"))

@@ -59,6 +59,27 @@ def test_infer_gives_what_evaluation_predicted(finished: Path, corpus: Path) -> 
             assert json.loads(out.splitlines()[-1]) == {"name": row["name"], "prediction": row["prediction"]}
 
 
+def test_infer_refuses_a_misspelt_description_folder(
+    finished: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poses = str(corpus / "dataset" / "Demo" / "pose_format")
+    words = ["infer", "--checkpoint", str(finished / "best_checkpoint.pth"), "--poses", poses]
+    assert main([*words, "--data_root", str(corpus), "--descriptions", "nowhere"]) == 2
+    assert "--descriptions nowhere is no folder" in capsys.readouterr().err
+
+
+def test_export_where_nothing_can_be_written(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(finished / "best_checkpoint.pth"), "/proc/x/y"]) == 2
+    assert "/proc/x/y cannot be written" in capsys.readouterr().err
+
+
+def test_scores_of_the_best_weights_are_not_logged_as_those_of_the_last_step(finished: Path) -> None:
+    records = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    named = [(record["step"], name) for record in records for name in record if name.endswith("dev/bleu4")]
+    assert len(set(named)) == len(named)
+    assert any(name == "best/dev/bleu4" for _, name in named)
+
+
 def test_infer_over_a_folder_names_the_clip_it_cannot_read(finished: Path, corpus: Path, tmp_path: Path) -> None:
     folder = tmp_path / "poses"
     folder.mkdir()

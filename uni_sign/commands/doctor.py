@@ -5,13 +5,14 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import psutil
 import torch
 
-from uni_sign.config import TrainConfig, parse_flags
-from uni_sign.engine.launch import check_launch
+from uni_sign.config import TrainConfig, at_least, flag, parse_flags
+from uni_sign.engine.launch import check_launch, process_count
 from uni_sign.errors import InputError
 from uni_sign.stages.base import Finding, ModelSize, load_stage
 
@@ -19,18 +20,29 @@ _MARKS = {"pass": "PASS", "warn": "WARN", "fail": "FAIL"}
 _TESTED = {
     "torch": ("2.11", "2.16"),
     "transformers": ("5", "6"),
-    "deepspeed": ("0.18", ""),
+    "deepspeed": ("0.19", ""),
     "accelerate": ("1.10", ""),
 }
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """The flags of the checklist alone."""
+
+    processes: int = flag(
+        0, "processes of the run to come; 0: one per GPU, or what the launcher says", check=at_least(0)
+    )
 
 
 def doctor(stage_name: str, argv: Sequence[str]) -> int:
     """Print the checklist; status 1 where any line fails."""
     stage_type = load_stage(stage_name)
-    config, stage_config = parse_flags(argv, TrainConfig, stage_type.Config, program="uni-sign doctor")
+    own, config, stage_config = parse_flags(
+        argv, DoctorConfig, TrainConfig, stage_type.Config, program="uni-sign doctor"
+    )
     stage = stage_type(stage_config, config.seed)
     findings = [*_versions(), *_machine(), _flags(config), _output(config), *stage.examine()]
-    findings += _batch_and_memory(stage, config)
+    findings += _batch_and_memory(stage, config, own.processes or torch.cuda.device_count() or process_count())
     for finding in findings:
         remedy = f"  -> {finding.remedy}" if finding.remedy and finding.level != "pass" else ""
         print(f"{_MARKS[finding.level]}  {finding.subject:<20} {finding.detail}{remedy}")
@@ -97,8 +109,7 @@ def _output(config: TrainConfig) -> Finding:
     return Finding("pass" if free > 10 else "warn", "output folder", f"{folder}, {free:.0f} GB free", "free some space")
 
 
-def _batch_and_memory(stage: Any, config: TrainConfig) -> list[Finding]:
-    processes = torch.cuda.device_count() or 1
+def _batch_and_memory(stage: Any, config: TrainConfig, processes: int) -> list[Finding]:
     total = config.batch_size * config.gradient_accumulation_steps * processes
     batch = Finding(
         "pass",
@@ -114,17 +125,33 @@ def _batch_and_memory(stage: Any, config: TrainConfig) -> list[Finding]:
     there = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else psutil.virtual_memory().available / 1e9
     detail = f"about {needed:.1f} GB per process for {size.parameters / 1e6:.0f} M parameters; {there:.1f} GB are free"
     remedy = "lower --batch_size, add --offload, --text_encoder_freeze or a higher --zero_stage"
-    level = "pass" if needed < 0.9 * there else "warn" if needed < there else "fail"
-    return [batch, Finding(level, "memory", detail, remedy)]  # type: ignore[arg-type]
+    findings = [batch, Finding(_level(needed, there), "memory", detail, remedy)]
+    if config.offload and torch.cuda.is_available():
+        local = max(1, min(processes, torch.cuda.device_count()))
+        needed, there = local * _state_gb(config, size, processes), psutil.virtual_memory().available / 1e9
+        detail = f"about {needed:.1f} GB for the offloaded optimizer of {local} processes; {there:.1f} GB are free"
+        findings.append(
+            Finding(_level(needed, there), "host memory", detail, "leave out --offload, or use more machines")
+        )
+    return findings
+
+
+def _level(needed: float, there: float) -> Literal["pass", "warn", "fail"]:
+    return "pass" if needed < 0.9 * there else "warn" if needed < there else "fail"
+
+
+def _state_gb(config: TrainConfig, size: ModelSize, processes: int) -> float:
+    """Optimizer state of one process: AdamW's two fp32 moments, and DeepSpeed's fp32 copy of the weights besides."""
+    return size.trainable * (8 if config.zero_stage == 0 else 12) / (processes if config.zero_stage else 1) / 1e9
 
 
 def estimated_gb(config: TrainConfig, size: ModelSize, processes: int) -> float:
     """A rough upper estimate of one process's memory: weights, gradients, optimizer, activations, 0.5 GB of rest."""
     value = 4 if config.dtype == "fp32" else 2
-    shards = {0: (1, 1, 1), 1: (1, 1, processes), 2: (1, processes, processes), 3: (processes,) * 3}
-    weight_shard, grad_shard, state_shard = shards[config.zero_stage]
-    # AdamW keeps two fp32 moments; DeepSpeed an fp32 copy of the weights besides.
-    state = 0 if config.offload else size.trainable * (8 if config.zero_stage == 0 else 12) / state_shard
+    weight_shard = processes if config.zero_stage == 3 else 1
+    grad_shard = processes if config.zero_stage >= 2 else 1
+    # Without a GPU the offloaded optimizer lies in the same memory.
+    state = 0 if config.offload and torch.cuda.is_available() else _state_gb(config, size, processes)
     weights = size.parameters * value / weight_shard + size.trainable * value / grad_shard
     activations = (config.batch_size * size.activations + size.shared_activations) * value
-    return (weights + state + activations) / 1e9 + 0.5
+    return (weights + activations) / 1e9 + state + 0.5

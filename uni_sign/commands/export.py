@@ -19,10 +19,13 @@ def export(source: Path, target: Path) -> None:
     """A ``.pth`` file becomes a folder, a folder a ``.pth`` file; nothing is overwritten."""
     if target.exists():
         raise InputError(f"{target} exists already: choose another name.")
-    if source.is_dir():
-        _to_pth(source, target)
-    else:
-        _to_folder(source, target)
+    try:
+        if source.is_dir():
+            _to_pth(source, target)
+        else:
+            _to_folder(source, target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written ({error.strerror}): choose another place.") from error
     print(f"Wrote {target}")
 
 

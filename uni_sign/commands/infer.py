@@ -3,11 +3,11 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +31,7 @@ class InferConfig:
     output: str = flag("", "file for the JSON lines; default: standard output")
     batch_size: int = flag(16, "clips per batch", check=at_least(1))
     num_workers: int = flag(0, "data-loading processes", check=at_least(0))
+    dtype: Literal["bf16", "fp16", "fp32"] = flag("fp32", "precision of the computation; default: the training run's")
 
 
 def infer(argv: Sequence[str]) -> int:
@@ -67,10 +68,16 @@ def _rows(stage: Any, config: InferConfig) -> Iterator[dict[str, Any]]:
     keys = [Key(0, index) for index in range(len(dataset))]
     batches = [keys[i : i + config.batch_size] for i in range(0, len(keys), config.batch_size)]
     loader = DataLoader(dataset, batch_sampler=batches, collate_fn=stage.collate(), num_workers=config.num_workers)
+    precision: AbstractContextManager[Any] = nullcontext()
+    if config.dtype != "fp32":
+        kind = torch.bfloat16 if config.dtype == "bf16" else torch.float16
+        precision = torch.autocast(accelerator.device.type, kind)
     for batch in tqdm(loader, desc="translating", unit="batch", disable=not config.output):
         for problem in batch["problems"]:
             yield {"error": problem}
-        yield from stage.predict(model, to_device(batch, accelerator.device))
+        with precision:
+            rows = stage.predict(model, to_device(batch, accelerator.device))
+        yield from rows
 
 
 def _write(out: TextIO, row: dict[str, Any]) -> int:

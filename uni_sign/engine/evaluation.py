@@ -8,8 +8,8 @@ from uni_sign.engine.run import Run, make_loader, report_problems
 from uni_sign.engine.tracking import write_rows
 
 
-def evaluate(run: Run, split: str) -> dict[str, float]:
-    """Score one split on all ranks; returns its scores named with the split."""
+def evaluate(run: Run, split: str, of_best: bool = False) -> dict[str, float]:
+    """Score one split on all ranks; returns its scores named with the split. ``of_best``: see `Tracker.evaluation`."""
     dataset = run.datasets.splits[split]
     sampler = EvalSampler(
         dataset.sizes,
@@ -25,7 +25,7 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
         result = run.stage.evaluate(model, loader, run.accelerator)
     model.train()
     report_problems(run, result.problems)
-    run.tracker.evaluation(run.state.step, split, result)
+    run.tracker.evaluation(run.state.step, split, result, of_best)
     scores = {f"{split}/{name}": float(value) for name, value in result.scores.items()}
     shown = ", ".join(f"{name} {value:.2f}" for name, value in result.scores.items() if name != "n")
     run.tracker.say(f"step {run.state.step} {split} ({len(result.rows)} clips): {shown}")
@@ -33,11 +33,11 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
 
 
 def keep_best(run: Run) -> None:
-    """Score the monitored split and keep the weights if they are the best so far."""
+    """Score the monitored split and keep the weights if none so far are better: of equals the longest trained."""
     state, monitor = run.state, run.stage.monitor
     score = evaluate(run, monitor.split("/")[0])[monitor]
     sign = 1 if run.stage.higher_is_better else -1
-    if state.best_score is None or sign * score > sign * state.best_score:
+    if state.best_score is None or sign * score >= sign * state.best_score:
         state.best_score, state.best_step = score, state.step
         path = run.config.output_dir / run.stage.checkpoint_name
         how = {name: getattr(run.config, name) for name in ("dtype", "batch_size", "num_workers")}
@@ -53,7 +53,7 @@ def score_held_out(run: Run) -> dict[str, float]:
     scores: dict[str, float] = {}
     for split in run.datasets.splits:
         if split != "train":
-            scores |= evaluate(run, split)
+            scores |= evaluate(run, split, of_best=True)
     if run.accelerator.is_main_process:
         extras = {k: v for k, v in run.stage.checkpoint_extras().items() if isinstance(v, str)}
         trained = {} if run.config.eval else {"step": run.state.best_step}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from uni_sign.config import TrainConfig
 from uni_sign.errors import InputError
@@ -18,11 +19,6 @@ from uni_sign.errors import InputError
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _TIMEOUT = timedelta(minutes=30)
 _PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
-
-
-def is_main_process() -> bool:
-    """Whether this is rank 0, asked before any process group exists."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def process_count() -> int:
@@ -70,7 +66,11 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         gradient_clipping=config.gradient_clipping,
     )
-    return Accelerator(deepspeed_plugin=plugin, **common)
+    accelerator = Accelerator(deepspeed_plugin=plugin, **common)
+    # A ZeRO-3 plugin makes transformers build its models shared out over the ranks, and only its own: the stage's
+    # model is built whole, on every launcher and ZeRO stage alike, and shared out when it is prepared.
+    unset_hf_deepspeed_config()
+    return accelerator
 
 
 def deepspeed_config(config: TrainConfig, cuda: bool) -> dict[str, Any]:

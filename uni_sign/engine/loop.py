@@ -38,7 +38,8 @@ def run_stage(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> dict[
 def train(run: Run) -> None:
     """Epochs of optimizer steps, with scores and checkpoints in between."""
     state, config = run.state, run.config
-    run.tracker.progress(run.schedule.total, state.step)
+    total = run.schedule.total
+    run.tracker.progress(min(total, config.max_steps) if config.max_steps else total, state.step)
     meter = Meter(run)
     while state.epoch < config.epochs and not run.stopped:
         for window, waited in windows(run):

@@ -1,5 +1,6 @@
 """Means over the steps since the last log, and speeds."""
 
+import math
 import resource
 import time
 
@@ -36,11 +37,14 @@ class Meter:
 
     def _figures(self, elapsed: float, lr: float) -> dict[str, float]:
         results = self._results
+        finite = [r for r in results if math.isfinite(r.grad_norm)]
         values = {
             "epoch": self._run.state.epoch + self._run.state.window / self._run.steps_per_epoch,
             "loss": float(np.mean([r.loss for r in results])),
             "lr": lr,
-            "grad_norm": float(np.mean([r.grad_norm for r in results])),
+            # fp16 skips the steps whose gradient overflowed, and lowers its loss scale.
+            "grad_norm": float(np.mean([r.grad_norm for r in finite])) if finite else 0.0,
+            "skipped_steps": len(results) - len(finite),
             "samples_per_s": sum(r.clips for r in results) / elapsed,
             "tokens_per_s": sum(r.targets for r in results) / elapsed,
             "data_share": self._waited / elapsed,

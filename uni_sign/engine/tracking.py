@@ -43,7 +43,8 @@ class Tracker:
         if not self.active:
             return None
         path = self.output_dir / "log.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= resumed_step] if resumed_step else []
+        records = [json.loads(line) for line in _lines(path)] if resumed_step else []
+        kept = [json.dumps(r) for r in records if r["step"] <= resumed_step and not any("best/" in name for name in r)]
         path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._records = path.open("a", encoding="utf-8")
         names = _trackers(config.report_to)
@@ -56,7 +57,7 @@ class Tracker:
     def _start_wandb(self, plain: Mapping[str, Any], run_id: str | None) -> Any:
         import wandb
 
-        if "WANDB_MODE" not in os.environ and not _has_wandb_key():
+        if os.environ.get("WANDB_MODE") not in ("offline", "disabled") and not _has_wandb_key():
             self.say("W&B has no key: logging offline; `wandb sync` uploads later.")
             os.environ["WANDB_MODE"] = "offline"
         options: dict[str, Any] = {
@@ -97,7 +98,7 @@ class Tracker:
         """Scalars by name to log.jsonl and every tracker."""
         if self._records is None:
             return
-        self._records.write(json.dumps({"step": step, **values}) + "\n")
+        self._records.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self._records.flush()
         if self._wandb:
             self._wandb.log(dict(values), step=step)
@@ -105,11 +106,15 @@ class Tracker:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
 
-    def evaluation(self, step: int, split: str, result: Evaluation) -> None:
-        """Scores, predictions_<split>.jsonl, sample predictions, histograms and heat maps of a split."""
+    def evaluation(self, step: int, split: str, result: Evaluation, of_best: bool) -> None:
+        """Scores, predictions_<split>.jsonl, sample predictions, histograms and heat maps of a split.
+
+        ``of_best``: with the best weights, after training; their scores are logged as ``best/<split>/...``.
+        """
         if not self.active:
             return
-        self.log(step, {f"{split}/{name}": value for name, value in result.scores.items()})
+        prefix = "best/" if of_best else ""
+        self.log(step, {f"{prefix}{split}/{name}": value for name, value in result.scores.items()})
         write_rows(self.output_dir / f"predictions_{split}.jsonl", result.rows)
         for name, values in result.histograms.items():
             self._histogram(step, f"{split}/{name}", values)

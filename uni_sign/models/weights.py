@@ -44,6 +44,13 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> str:
 
     Raises InputError for a checkpoint of another model: missing, unknown or differently shaped tensors.
     """
+    weights, said = compared(model, checkpoint)
+    model.load_state_dict(weights, strict=False)
+    return said
+
+
+def compared(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Tensor], str]:
+    """The weights that `load_checkpoint` loads and what it says, without loading them; the same errors."""
     own = model.state_dict()
     modules = {name.split(".")[0] for name in own}
     unused = {name for name in checkpoint.weights if _optional(name) and name.split(".")[0] not in modules}
@@ -58,13 +65,12 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> str:
             f"{len(unknown)} are unknown{_first(unknown)}; check --hidden_dim, --mt5 and the file."
         )
     _check_shapes(own, weights, checkpoint.source)
-    model.load_state_dict(weights, strict=False)
     said = f"Loaded {len(weights)} tensors from {checkpoint.source}"
     if fresh:
         said += f"; not in it, so at their start: {', '.join(sorted({name.split('.')[0] for name in fresh}))}"
     if unused:
         said += f"; in it, but not trained here: {', '.join(sorted({name.split('.')[0] for name in unused}))}"
-    return said + "."
+    return weights, said + "."
 
 
 def load_fusion(model: nn.Module, checkpoint: Checkpoint) -> str:

@@ -1,5 +1,6 @@
 """Fine-tuning of Uni-Sign: poses and descriptions to a sentence (SLT), glosses (CSLR) or a word (ISLR)."""
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ from uni_sign.models.batch_norm import BatchNormMode, set_batch_norm_mode
 from uni_sign.models.mt5 import load_mt5, load_text_stack, read_config
 from uni_sign.models.text_fusion import KEPT_TOKENS
 from uni_sign.models.uni_sign import UniSign
-from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
+from uni_sign.models.weights import FUSION_MODULES, Checkpoint, compared, load_checkpoint, load_fusion, unwrap
 from uni_sign.stages._frozen_text import FrozenTextEncoder
 from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, ModelSize, to_device
 
@@ -169,6 +170,7 @@ class FineTuning:
         if not config.text_encoder_freeze:
             return None
         folder = Path(config.text_cache or config.data_root / ".cache" / "text_features")
+        _check_writable(folder)
         encoder = FrozenTextEncoder(
             self.mt5_folder, self.tokenizer, config.text_pooling, folder, self._trained_text_encoder()
         )
@@ -208,7 +210,13 @@ class FineTuning:
                 findings.append(self._coverage(split))
         if self.config.finetune or self.config.fusion_checkpoint:
             findings.append(_finding("checkpoints", "give a Uni-Sign checkpoint", self._describe_checkpoints))
+        if not any(finding.level == "fail" for finding in findings):
+            findings.append(_finding("all together", "change what is named", self._describe_check))
         return findings
+
+    def _describe_check(self) -> str:
+        self.check()
+        return "what training itself checks before it starts"
 
     def _describe_mt5(self) -> str:
         config = self.mt5_config
@@ -224,6 +232,8 @@ class FineTuning:
 
     def _describe_checkpoints(self) -> str:
         found = [c for c in (self.finetune, self.fusion_checkpoint) if c is not None]
+        if self.finetune is not None:
+            compared(self._meta_model(), self.finetune)
         return "; ".join(f"{c.source}: {len(c.weights)} tensors" for c in found)
 
     def _label_findings(self, split: str) -> list[Finding]:
@@ -284,6 +294,10 @@ class FineTuning:
 
     def files_dataset(self, poses: Path, descriptions: Path | None, language: str, accelerator: Any) -> SignDataset:
         """Pose files (one, or all of a folder) as a held-out split without references, for `uni-sign infer`."""
+        if descriptions is not None and not self.config.use_descriptions:
+            raise InputError("--descriptions: this model was trained without --use_descriptions, so leave it out.")
+        if descriptions is not None and not descriptions.is_dir():
+            raise InputError(f"--descriptions {descriptions} is no folder: give the one that holds <clip>.json files.")
         files = [poses] if poses.is_file() else sorted(p for p in poses.glob("*") if p.suffix in (".pkl", ".npz"))
         if not files:
             raise InputError(f"No pose file (.pkl or .npz) at {poses}.")
@@ -341,11 +355,7 @@ class FineTuning:
 
     def model_size(self) -> ModelSize:
         """The model's size, counted on the meta device; about 40 maps a point and frame, 24 x 12 values of d_model."""
-        config = self.config
-        trains_text = config.use_descriptions and not config.text_encoder_freeze
-        text_config = self.mt5_config if trains_text else None
-        with torch.device("meta"):
-            model = UniSign(self.mt5_config, config.hidden_dim, config.use_descriptions, text_config)
+        config, model = self.config, self._meta_model()
         freeze_all_but_fusion(model, config.fusion_only)
         sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
         values_per_frame = _POINTS * config.hidden_dim * 40 + self.mt5_config.d_model * 24 * 12
@@ -353,8 +363,16 @@ class FineTuning:
             parameters=sum(size for size, _ in sizes),
             trainable=sum(size for size, trains in sizes if trains),
             activations=self.longest_clip * values_per_frame,
-            shared_activations=KEPT_TOKENS * self.mt5_config.d_model * 24 * 12 if trains_text else 0,
+            shared_activations=KEPT_TOKENS * self.mt5_config.d_model * 24 * 12 if model.trains_text else 0,
         )
+
+    def _meta_model(self) -> UniSign:
+        config = self.config
+        trains_text = config.use_descriptions and not config.text_encoder_freeze
+        with torch.device("meta"):
+            return UniSign(
+                self.mt5_config, config.hidden_dim, config.use_descriptions, self.mt5_config if trains_text else None
+            )
 
     @property
     def longest_clip(self) -> int:
@@ -448,6 +466,16 @@ def freeze_all_but_fusion(model: UniSign, fusion_only: bool) -> None:
     """With ``fusion_only``, nothing trains but mask embedding and gating fusion."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not fusion_only or name.split(".")[0] in FUSION_MODULES)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"--text_cache {folder} cannot be written ({error.strerror}): choose another folder."
+        ) from error
 
 
 def _finding(subject: str, remedy: str, describe: Callable[[], str]) -> Finding:
