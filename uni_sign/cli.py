@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uni_sign.config import Parser, TrainConfig, as_plain, build_parser, parse_flags
-from uni_sign.errors import InputError
+from uni_sign.errors import InputError, PeerLostError, Preempted, RunError
 from uni_sign.stages.base import Stage, load_stage, stage_names
 
 STATUS_FAILED, STATUS_BAD_INPUT = 1, 2
@@ -27,7 +27,7 @@ _STAGE_FLAGS = "\nThe stage's own flags work too (uni-sign train STAGE --help); 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0 done, 1 failed, 2 a flag or file is wrong."""
+    """Run a command; returns its exit status: 0 done, 1 failed, 2 a flag or file is wrong, 75 stopped and saved."""
     # `deepspeed --module uni_sign train ...` puts its own flag before the command.
     words = [word for word in (sys.argv[1:] if argv is None else argv) if not word.startswith("--local_rank=")]
     commands = {
@@ -51,13 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return STATUS_BAD_INPUT
 
 
-def _complain(sentence: str) -> None:
-    """Say it once a machine, not once a process: another machine may lack a file of its own."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+def _complain(sentence: str, kind: str = "error", everyone: bool = False) -> None:
+    """Say it once a machine (another one may lack a file of its own), or by every process that it concerns."""
+    if everyone or os.environ.get("LOCAL_RANK", "0") == "0":
         # What a data-loading process raises comes with its stack trace before the sentence.
         sentence = sentence.strip().splitlines()[-1].removeprefix("uni_sign.errors.InputError: ")
-        where = "" if os.environ.get("RANK", "0") == "0" else f" on {socket.gethostname()}"
-        print(f"uni-sign: error{where}: {sentence}", file=sys.stderr, flush=True)
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" of rank {rank} on {socket.gethostname()}"
+        print(f"uni-sign: {kind}{where}: {sentence}", file=sys.stderr, flush=True)
 
 
 def _split_stage(words: list[str], default: str | None) -> tuple[str, list[str]]:
@@ -84,13 +85,19 @@ def _run(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> int:
     stage.check()
     # Importing torch's distributed stack takes seconds: wrong input is told before.
     from uni_sign.engine.loop import run_stage
-    from uni_sign.engine.step import DivergedError
+    from uni_sign.engine.watchdog import STATUS_PREEMPTED
 
     try:
         run_stage(stage, config, plain)
-    except DivergedError as error:
+    except PeerLostError as error:
+        _complain(str(error), everyone=True)
+        return STATUS_FAILED
+    except RunError as error:
         _complain(str(error))
         return STATUS_FAILED
+    except Preempted as stop:
+        _complain(str(stop), kind="stopped")
+        return STATUS_PREEMPTED
     return 0
 
 

@@ -84,6 +84,15 @@ class TrainConfig:
         aliases=("quick_break",),
     )
     save_total_limit: int = flag(2, "how many checkpoints to keep", check=at_least(1))
+    grace_seconds: float = flag(
+        120.0,
+        "time to save and end after SIGTERM, SIGUSR1 or the launcher's end; then the process is ended",
+        check=above(0),
+    )
+    ddp_timeout: float = flag(
+        600.0, "end a process where nothing moved for so many seconds: a peer is dead or cut off", check=above(0)
+    )
+    deterministic: bool = flag(False, "only deterministic algorithms on CUDA, where others are faster")
     log_steps: int = flag(10, "log every so many optimizer steps", check=at_least(1))
     report_to: str = flag(
         "auto",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +44,8 @@ def publish(output_dir: Path, step: int) -> Path:
 def test_a_published_checkpoint_is_complete(tmp_path: Path) -> None:
     folder = publish(tmp_path, 5)
     assert problem_of(folder) is None
-    assert json.loads((folder / "manifest.json").read_text()) == {name: len(b) for name, b in FILES.items()}
+    expected = {name: [len(content), zlib.crc32(content)] for name, content in FILES.items()}
+    assert json.loads((folder / "manifest.json").read_text()) == expected
     assert (tmp_path / "checkpoints" / "last").resolve() == folder.resolve()
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last", "step_00000005"]
 
@@ -73,6 +75,13 @@ def test_a_torn_manifest_is_not_finished(tmp_path: Path) -> None:
     for size in range(len(content)):
         manifest.write_bytes(content[:size])
         assert problem_of(manifest.parent) == "it was not finished"
+
+
+def test_a_damaged_file_of_the_right_size_shows_in_its_checksum(tmp_path: Path) -> None:
+    folder = publish(tmp_path, 5)
+    (folder / "deepspeed/shard.pt").write_bytes(b"1234568")
+    assert problem_of(folder) is None
+    assert problem_of(folder, checksums=True) == "deepspeed/shard.pt is damaged"
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "null", "3", "\x00"])
@@ -149,6 +158,8 @@ def test_state_round_trip(tmp_path: Path) -> None:
     state = RunState(2, 3, 40, 12.5, 30, "abc", **set_up)
     (tmp_path / "state.json").write_text(json.dumps(asdict(state)))
     assert read_state(tmp_path, RunState(**set_up)) == state
+    assert read_state(tmp_path, RunState(**{**set_up, "world_size": 1})) == state
+    set_up.pop("world_size")
     for name, value in set_up.items():
         with pytest.raises(InputError, match=f"cannot be resumed: .* was {value} there and is {value + 1} here"):
             read_state(tmp_path, RunState(**{**set_up, name: value + 1}))

@@ -1,14 +1,18 @@
 """Checkpoints: written beside, flushed to disk, renamed, then marked complete; and exact resume from them.
 
 checkpoints/step_00000500/ holds `state.json` (the loop's counters), `rng_<rank>.pt`, the model and optimizer
-(`deepspeed/` shards of all ranks, or `training.pt`), and `manifest.json`, written last: files and their sizes.
+(`deepspeed/` shards of all ranks, or `training.pt`), and `manifest.json`, written last: sizes and CRC-32 of all files.
 """
 
 import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from uni_sign.errors import InputError
 
 _MANIFEST = "manifest.json"
 _TAG = "deepspeed"
+_BLOCK = 1 << 23
+_OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _TORN_FILE = ("iostream error", "unexpected pos", "file write failed", "inline_container")
 
 
@@ -43,25 +50,101 @@ class RunState:
     seed: int = 0
 
 
-def save(accelerator: Accelerator, model: Any, optimizer: Any, state: RunState, output_dir: Path, keep: int) -> None:
-    """Collective: everything a run needs to go on exactly, as checkpoints/step_<step>."""
-    folder = output_dir / "checkpoints" / f"step_{state.step:08d}"
-    partial = folder.with_name(f".{folder.name}.partial")
-    with _disk_errors(folder):
-        if accelerator.is_main_process:
+class Checkpoints:
+    """Writes checkpoints/step_<step> of a run, and keeps the newest ``keep`` complete ones.
+
+    `save` returns once all ranks have written their state; flushing it to disk, checksums, the rename and the removal
+    of older checkpoints go on in a thread of rank 0 while the run trains. `finish` waits for that.
+    """
+
+    def __init__(self, output_dir: Path, keep: int, main: bool) -> None:
+        self._root, self._keep, self._main = output_dir / "checkpoints", keep, main
+        self._publisher: threading.Thread | None = None
+        self._failure: InputError | None = None
+        if main:
+            for left in [*self._root.glob(".step_*.partial"), *self._root.glob(".step_*.old")]:
+                shutil.rmtree(left, ignore_errors=True)
+
+    def save(self, accelerator: Accelerator, model: Any, optimizer: Any, state: RunState) -> None:
+        """Collective: everything a run needs to go on exactly. Raises InputError on every rank where one cannot."""
+        folder = self._root / f"step_{state.step:08d}"
+        partial = folder.with_name(f".{folder.name}.partial")
+        self._settle()
+        failure = self._failure
+        if self._main and failure is None:
+            failure = _attempt(folder, lambda: _make_empty(partial))
+        _agree(failure)
+        with _disk_errors(folder):
+            # DeepSpeed's ranks wait for each other within: one that fails ends, which ends the others.
+            _write_deepspeed(accelerator, model, partial)
+        failure = _attempt(folder, lambda: _write_own_state(accelerator, model, optimizer, state, partial))
+        try:
+            _agree(failure)
+        except InputError:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    with _disk_errors(folder):
-        _write_training(accelerator, model, optimizer, partial)
-        torch.save(_rng_state(), partial / f"rng_{accelerator.process_index}.pt")
-    accelerator.wait_for_everyone()
-    with _disk_errors(folder):
-        if accelerator.is_main_process:
-            (partial / "state.json").write_text(json.dumps(asdict(state)))
+            raise
+        if self._main:
+            self._publisher = threading.Thread(target=self._publish, args=(partial, folder), name="publisher")
+            self._publisher.start()
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint; raises InputError where it could not be completed."""
+        self._settle()
+        if self._failure is not None:
+            raise self._failure
+
+    def _settle(self) -> None:
+        if self._publisher is not None:
+            self._publisher.join()
+            self._publisher = None
+
+    def _publish(self, partial: Path, folder: Path) -> None:
+        def publish() -> None:
             _publish(partial, folder)
-            _prune(output_dir / "checkpoints", keep)
-    accelerator.wait_for_everyone()
+            _prune(self._root, self._keep)
+
+        self._failure = _attempt(folder, publish)
+
+
+def _attempt(folder: Path, work: Callable[[], object]) -> InputError | None:
+    """Do disk work; what goes wrong comes back as one sentence."""
+    try:
+        with _disk_errors(folder):
+            work()
+    except InputError as error:
+        return error
+    return None
+
+
+def _agree(failure: InputError | None) -> None:
+    """Collective: raise InputError on every rank where any has one."""
+    failures = gather_object([str(failure)] if failure else [])
+    if failures:
+        raise InputError(failures[0])
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _write_deepspeed(accelerator: Accelerator, model: Any, folder: Path) -> None:
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        model.save_checkpoint(str(folder), tag=_TAG)
+
+
+def _write_own_state(accelerator: Accelerator, model: Any, optimizer: Any, state: RunState, folder: Path) -> None:
+    torch.save(_rng_state(), folder / f"rng_{accelerator.process_index}.pt")
+    if not accelerator.is_main_process:
+        return
+    (folder / "state.json").write_text(json.dumps(asdict(state)))
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        training = {
+            "model": accelerator.unwrap_model(model).state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
+        }
+        torch.save(training, folder / "training.pt")
 
 
 class _disk_errors(AbstractContextManager[None]):
@@ -81,31 +164,18 @@ class _disk_errors(AbstractContextManager[None]):
             ) from error
 
 
-def _write_training(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        model.save_checkpoint(str(folder), tag=_TAG)
-        return
-    if accelerator.is_main_process:
-        training = {
-            "model": accelerator.unwrap_model(model).state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else {},
-        }
-        torch.save(training, folder / "training.pt")
-
-
 def _publish(partial: Path, folder: Path) -> None:
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     for path in files:
         _flush(path)
-    sizes = {str(path.relative_to(partial)): path.stat().st_size for path in files}
+    content = {str(path.relative_to(partial)): [path.stat().st_size, _crc32(path)] for path in files}
     aside = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         folder.rename(aside)
     partial.rename(folder)
     _flush(folder.parent)
     manifest = folder / f"{_MANIFEST}.partial"
-    manifest.write_text(json.dumps(sizes, indent=1))
+    manifest.write_text(json.dumps(content, indent=1))
     _flush(manifest)
     manifest.rename(folder / _MANIFEST)
     _flush(folder)
@@ -122,6 +192,14 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _prune(folder: Path, keep: int) -> None:
@@ -142,32 +220,34 @@ def _oldest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*"), key=written)
 
 
-def problem_of(folder: Path) -> str | None:
-    """Why a checkpoint folder cannot be resumed from, or None."""
+def problem_of(folder: Path, checksums: bool = False) -> str | None:
+    """Why a checkpoint folder cannot be resumed from, or None; ``checksums``: read every byte of it, too."""
     if not folder.is_dir():
         return "there is no such folder"
     try:
-        sizes = json.loads((folder / _MANIFEST).read_text()).items()
-    except (OSError, ValueError, AttributeError):
+        content = json.loads((folder / _MANIFEST).read_text())
+        promised = [(folder / name, int(size), int(crc)) for name, (size, crc) in content.items()]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return "it was not finished"
-    for name, size in sizes:
-        path = folder / name
+    for path, size, crc in promised:
         if not path.is_file() or path.stat().st_size != size:
-            return f"{name} is missing or cut"
+            return f"{path.relative_to(folder)} is missing or cut"
+        if checksums and _crc32(path) != crc:
+            return f"{path.relative_to(folder)} is damaged"
     return None
 
 
-def find_resume(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
+def find_resume(output_dir: Path, resume: str, checksums: bool = False) -> tuple[Path | None, list[str]]:
     """The checkpoint of ``--resume`` (None: nothing to resume), and a sentence for each one passed over."""
     if resume != "auto":
         folder = Path(resume)
-        problem = problem_of(folder)
+        problem = problem_of(folder, checksums)
         if problem:
             raise InputError(f"--resume {folder} is no complete checkpoint: {problem}.")
         return folder.resolve(), []
     passed: list[str] = []
     for folder in reversed(_oldest_first(output_dir / "checkpoints")):
-        problem = problem_of(folder)
+        problem = problem_of(folder, checksums)
         if problem is None:
             return folder, passed
         passed.append(f"Checkpoint {folder} is passed over: {problem}.")
@@ -175,7 +255,6 @@ def find_resume(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
 
 
 _SET_UP = {
-    "world_size": "the number of processes",
     "zero_stage": "--zero_stage",
     "global_batch": "the clips per step (--batch_size x --gradient_accumulation_steps x processes)",
     "clips": "the number of usable training clips",
@@ -184,7 +263,10 @@ _SET_UP = {
 
 
 def read_state(folder: Path, own: RunState) -> RunState:
-    """The loop's counters of a checkpoint; raises InputError where it belongs to another set-up than ``own``."""
+    """The loop's counters of a checkpoint; raises InputError where it belongs to another set-up than ``own``.
+
+    The number of processes may be another one, where the clips per step are not.
+    """
     try:
         state = RunState(**json.loads((folder / "state.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -196,17 +278,51 @@ def read_state(folder: Path, own: RunState) -> RunState:
     return state
 
 
-def load(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:
-    """Collective: put weights, optimizer and random states back as they were."""
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        model.load_checkpoint(str(folder), tag=_TAG)
-    else:
+def load(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path, state: RunState) -> None:
+    """Collective: put weights, optimizer and random states back as they were.
+
+    Where another number of processes wrote them, shards are cut anew and random states left as they are.
+    """
+    resharded = state.world_size != accelerator.num_processes
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
         training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
         accelerator.unwrap_model(model).load_state_dict(training["model"])
         optimizer.load_state_dict(training["optimizer"])
         if accelerator.scaler:
             accelerator.scaler.load_state_dict(training["scaler"])
-    _set_rng_state(torch.load(folder / f"rng_{accelerator.process_index}.pt", weights_only=True))
+    elif resharded:
+        _load_resharded(accelerator, model, folder)
+    else:
+        model.load_checkpoint(str(folder), tag=_TAG)
+    if not resharded:
+        _set_rng_state(torch.load(folder / f"rng_{accelerator.process_index}.pt", weights_only=True))
+
+
+def _load_resharded(accelerator: Accelerator, model: Any, folder: Path) -> None:
+    """Through DeepSpeed's universal form, which holds whole tensors and is removed afterwards."""
+    whole = folder.with_name(f".{folder.name}.universal")
+    failure = None
+    if accelerator.is_main_process:
+        shutil.rmtree(whole, ignore_errors=True)
+        places = ("--input_folder", str(folder / _TAG), "--output_folder", str(whole / _TAG))
+        words = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *places, "--inject_missing_state"]
+        environment = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            reason = done.stderr.strip().splitlines()[-1:]
+            failure = InputError(
+                f"{folder} cannot be shared out over {accelerator.num_processes} processes "
+                f"({''.join(reason)}): resume it with as many as wrote it."
+            )
+    _agree(failure)
+    model._config.load_universal_checkpoint = True
+    try:
+        model.load_checkpoint(str(whole), tag=_TAG)
+    finally:
+        model._config.load_universal_checkpoint = False
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(whole, ignore_errors=True)
 
 
 def _rng_state() -> dict[str, Any]:

@@ -1,11 +1,17 @@
 """Scores of the held-out splits, on all ranks, and the best weights so far."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+from torch.utils.data import DataLoader
 
 from uni_sign.engine import checkpoint
 from uni_sign.engine.batching import EvalSampler
 from uni_sign.engine.run import Run, make_loader, report_problems
 from uni_sign.engine.tracking import write_rows
+from uni_sign.engine.watchdog import any_rank
+from uni_sign.stages.base import Batch
 
 
 def evaluate(run: Run, split: str, of_best: bool = False) -> dict[str, float]:
@@ -21,15 +27,30 @@ def evaluate(run: Run, split: str, of_best: bool = False) -> dict[str, float]:
     loader = make_loader(run.config, dataset, run.datasets, sampler, persistent=False)
     model = run.inner
     model.eval()
-    with run.accelerator.autocast(), torch.no_grad():
-        result = run.stage.evaluate(model, loader, run.accelerator)
-    model.train()
+    try:
+        with run.accelerator.autocast(), torch.no_grad():
+            result = run.stage.evaluate(model, _Watched(loader, run), run.accelerator)
+    finally:
+        model.train()
     report_problems(run, result.problems)
     run.tracker.evaluation(run.state.step, split, result, of_best)
     scores = {f"{split}/{name}": float(value) for name, value in result.scores.items()}
     shown = ", ".join(f"{name} {value:.2f}" for name, value in result.scores.items() if name != "n")
     run.tracker.say(f"step {run.state.step} {split} ({len(result.rows)} clips): {shown}")
     return scores
+
+
+class _Watched:
+    """The batches of a held-out split; between two of them all ranks agree whether to stop here."""
+
+    def __init__(self, loader: DataLoader[Any], run: Run) -> None:
+        self.dataset, self._loader, self._run = loader.dataset, loader, run
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            self._run.watchdog.beat()
+            self._run.stop_if_asked(any_rank(self._run.watchdog.requested, self._run.accelerator.device))
+            yield batch
 
 
 def keep_best(run: Run) -> None:

@@ -47,6 +47,11 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     _fill_rendezvous()
     _take_over_from_launcher()
     cuda = torch.cuda.is_available()
+    if config.deterministic:
+        # Read when CUDA's matrix library starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     common: dict[str, Any] = {
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "mixed_precision": _PRECISION[config.dtype],

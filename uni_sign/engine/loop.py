@@ -8,13 +8,15 @@ from typing import Any
 import torch
 
 from uni_sign.config import TrainConfig
-from uni_sign.engine import checkpoint
 from uni_sign.engine.evaluation import keep_best, score_held_out
+from uni_sign.engine.failures import named_failures
 from uni_sign.engine.launch import check_launch, make_accelerator
 from uni_sign.engine.meter import Meter
 from uni_sign.engine.run import Run, check_output_dir, prepare
 from uni_sign.engine.step import optimizer_step
 from uni_sign.engine.tracking import Tracker
+from uni_sign.engine.watchdog import Watchdog
+from uni_sign.errors import Preempted
 from uni_sign.stages.base import Batch, Stage
 
 
@@ -24,19 +26,31 @@ def run_stage(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> dict[
     check_output_dir(stage, config)
     accelerator = make_accelerator(config)
     tracker = Tracker(config.output_dir, accelerator.is_main_process)
-    try:
-        run = prepare(stage, config, accelerator, tracker, plain)
-        if not config.eval:
-            train(run)
-        return score_held_out(run)
-    finally:
-        tracker.close()
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    last = config.output_dir / "checkpoints" / "last"
+    with named_failures(config, last), Watchdog(config.grace_seconds, config.ddp_timeout, str(last)) as watchdog:
+        try:
+            run = prepare(stage, config, accelerator, tracker, watchdog, plain)
+            if not config.eval:
+                train(run)
+            return score_held_out(run)
+        finally:
+            tracker.close()
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
 
 
 def train(run: Run) -> None:
-    """Epochs of optimizer steps, with scores and checkpoints in between."""
+    """Epochs of optimizer steps, with scores and checkpoints in between; saved when asked to stop."""
+    try:
+        _train(run)
+    except Preempted:
+        save(run)
+        raise
+    finally:
+        run.checkpoints.finish()
+
+
+def _train(run: Run) -> None:
     state, config = run.state, run.config
     total = run.schedule.total
     run.tracker.progress(min(total, config.max_steps) if config.max_steps else total, state.step)
@@ -48,6 +62,8 @@ def train(run: Run) -> None:
             state.step += 1
             state.window += 1
             meter.add(result, lr, waited)
+            run.watchdog.beat()
+            run.stop_if_asked(result.stop)
             if run.stopped:
                 break
             # At the end of an epoch a checkpoint is written anyway, after the scores.
@@ -61,12 +77,13 @@ def _end_epoch(run: Run) -> None:
     """Move the counters on, score the dev split where it is due, and save."""
     state = run.state
     complete = state.window >= run.steps_per_epoch
-    if complete:
-        state.epoch, state.window = state.epoch + 1, 0
-    due = complete and (state.epoch % run.config.eval_epochs == 0 or state.epoch == run.config.epochs)
-    if due:
+    epochs = state.epoch + complete
+    if complete and (epochs % run.config.eval_epochs == 0 or epochs == run.config.epochs):
         keep_best(run)
         run.tracker.loss_curve(state.step, run.stage.monitor)
+    # Only now: a run stopped while it is scored goes on with scoring.
+    if complete:
+        state.epoch, state.window = epochs, 0
     save(run)
     if run.stopped and state.best_score is None:
         # After the checkpoint: a resumed run must not know of scores that an uninterrupted one never took.
@@ -75,19 +92,15 @@ def _end_epoch(run: Run) -> None:
 
 def save(run: Run) -> None:
     """Checkpoint the run; collective."""
-    checkpoint.save(
-        run.accelerator,
-        run.model,
-        run.optimizer,
-        run.state,
-        run.config.output_dir,
-        run.config.save_total_limit,
-    )
+    run.watchdog.beat()
+    run.checkpoints.save(run.accelerator, run.model, run.optimizer, run.state)
+    run.watchdog.beat()
 
 
 def windows(run: Run) -> Iterator[tuple[list[Batch], float]]:
     """The optimizer steps still to come in this epoch: their micro-batches, and the seconds waited for them."""
     run.sampler.seek(run.state.epoch, run.state.window)
+    run.watchdog.beat()
     batches = iter(run.loader)
     for count in run.sampler.micro_batches:
         start = time.perf_counter()

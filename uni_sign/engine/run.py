@@ -1,7 +1,9 @@
 """What a run is made of, and how it is put together for this process."""
 
 import random
+import signal
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,11 @@ from torch.utils.data import DataLoader
 from uni_sign.config import TrainConfig
 from uni_sign.engine import checkpoint
 from uni_sign.engine.batching import BatchShape, TrainSampler
-from uni_sign.engine.checkpoint import RunState
+from uni_sign.engine.checkpoint import Checkpoints, RunState
 from uni_sign.engine.optim import Schedule, make_optimizer, make_schedule
 from uni_sign.engine.tracking import Tracker
-from uni_sign.errors import InputError, SampleError
+from uni_sign.engine.watchdog import Watchdog
+from uni_sign.errors import InputError, Preempted, SampleError
 from uni_sign.stages.base import Batch, Datasets, Stage
 
 _DESCRIBED_PROBLEMS = 10
@@ -51,7 +54,15 @@ class Run:
     sampler: TrainSampler
     loader: DataLoader[Any]
     state: RunState
+    watchdog: Watchdog
+    checkpoints: Checkpoints
     reported: set[str] = field(default_factory=set)
+
+    def stop_if_asked(self, asked: bool) -> None:
+        """Raise Preempted where all ranks agree that one of them was asked to stop."""
+        if asked:
+            reason = self.watchdog.reason or "a request to another process"
+            raise Preempted(f"Stopped at step {self.state.step} by {reason}: go on with --resume auto.")
 
     @property
     def inner(self) -> nn.Module:
@@ -91,7 +102,12 @@ def check_output_dir(stage: Stage, config: TrainConfig) -> None:
 
 
 def prepare(
-    stage: Stage, config: TrainConfig, accelerator: Accelerator, tracker: Tracker, plain: dict[str, Any]
+    stage: Stage,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    tracker: Tracker,
+    watchdog: Watchdog,
+    plain: dict[str, Any],
 ) -> Run:
     """Data, model and optimizer of a stage, distributed, and put back where a resumed run stopped."""
     stage.prepare(accelerator)
@@ -124,6 +140,8 @@ def prepare(
             clips=len(train_split),
             seed=config.seed,
         ),
+        watchdog=watchdog,
+        checkpoints=Checkpoints(config.output_dir, config.save_total_limit, accelerator.is_main_process),
     )
     report_problems(run, datasets.problems)
     if not config.eval:
@@ -143,20 +161,37 @@ def _resume(run: Run, plain: dict[str, Any]) -> None:
     config, tracker = run.config, run.tracker
     folder = None
     if config.resume:
-        folder, passed = checkpoint.find_resume(config.output_dir, config.resume)
-        # All ranks take rank 0's choice: a folder that one of them sees late must not split them.
-        folder = broadcast_object_list([folder])[0]
+        # All ranks take rank 0's choice: it alone reads every byte, and a folder seen late must not split them.
+        folder, passed = _agreed_checkpoint(run.accelerator, config)
         for sentence in passed:
             tracker.say(sentence)
         tracker.say(f"Resuming from {folder}." if folder else "Nothing to resume yet: starting from the beginning.")
     if folder:
-        run.state = checkpoint.read_state(folder, run.state)
+        own, run.state = run.state, checkpoint.read_state(folder, run.state)
         if not (config.output_dir / run.stage.checkpoint_name).exists():
             run.state.best_score = None  # the best weights stayed in another folder
-        checkpoint.load(run.accelerator, run.model, run.optimizer, folder)
+        checkpoint.load(run.accelerator, run.model, run.optimizer, folder, run.state)
+        if run.state.world_size != own.world_size:
+            tracker.say(f"It was written by {run.state.world_size} process(es); going on with {own.world_size}.")
+            # Their random states belong to other ranks: each draws a new one, the same in every such resume.
+            _seed(config.seed + 1 + run.accelerator.process_index + 7919 * run.state.step)
+            run.state.world_size = own.world_size
     elif run.accelerator.is_main_process:
         (config.output_dir / "config.yaml").write_text(yaml.safe_dump(plain, allow_unicode=True))
     run.state.tracker_id = tracker.start(config, plain, run.state.step, run.state.tracker_id)
+
+
+def _agreed_checkpoint(accelerator: Accelerator, config: TrainConfig) -> tuple[Path | None, list[str]]:
+    found: Any = None
+    if accelerator.is_main_process:
+        try:
+            found = checkpoint.find_resume(config.output_dir, config.resume, checksums=True)
+        except InputError as error:
+            found = str(error)
+    found = broadcast_object_list([found])[0]
+    if isinstance(found, str):
+        raise InputError(found)
+    return found
 
 
 def _introduce(
@@ -220,9 +255,16 @@ def make_loader(
         num_workers=config.num_workers,
         pin_memory=config.pin_mem and torch.cuda.is_available(),
         persistent_workers=persistent and config.num_workers > 0,
+        worker_init_fn=_leave_signals_to_the_run,
         # Its own generator: starting to iterate must not advance the random state that dropout draws from.
         generator=torch.Generator().manual_seed(config.seed),
     )
+
+
+def _leave_signals_to_the_run(_: int) -> None:
+    """A signal to the whole process group must not take the batches away that the last step still needs."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _seed(seed: int) -> None:

@@ -11,22 +11,24 @@ from accelerate.utils import gather_object
 
 from uni_sign.engine.optim import set_lr
 from uni_sign.engine.run import Run, report_problems
+from uni_sign.errors import RunError, SampleError
 from uni_sign.stages.base import Batch, to_device
 
 
-class DivergedError(Exception):
+class DivergedError(RunError):
     """Loss or gradient is no longer a number; nothing of it was saved."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Figures of one optimizer step, the same on every rank."""
+    """Figures of one optimizer step, the same on every rank; ``stop``: some rank was asked to stop."""
 
     loss: float
     grad_norm: float
     targets: int
     clips: int
     logs: dict[str, float]
+    stop: bool
 
 
 def optimizer_step(run: Run, window: list[Batch], lr: float) -> StepResult:
@@ -36,10 +38,10 @@ def optimizer_step(run: Run, window: list[Batch], lr: float) -> StepResult:
     number: the same however the global batch is split.
     """
     accelerator, model = run.accelerator, run.model
-    targets, clips = _agree_on_window(run, window)
+    targets, clips, stop = _agree_on_window(run, window)
     set_lr(run.optimizer, lr)
     # backward() divides by the accumulation steps and the ranks are averaged: undo both.
-    scale = accelerator.num_processes * accelerator.gradient_accumulation_steps / max(1, targets)
+    scale = accelerator.num_processes * accelerator.gradient_accumulation_steps / targets
     loss_sum, logs = 0.0, dict[str, float]()
     for number, batch in enumerate(window):
         last = number == len(window) - 1
@@ -55,7 +57,7 @@ def optimizer_step(run: Run, window: list[Batch], lr: float) -> StepResult:
     grad_norm = _finish_step(run)
     if not math.isfinite(grad_norm) and run.config.dtype != "fp16":
         raise DivergedError(f"The gradient of step {run.state.step} is not finite: {_advice(run)}")
-    return StepResult(loss_sum / max(1, targets), grad_norm, targets, clips, logs)
+    return StepResult(loss_sum / targets, grad_norm, targets, clips, logs, stop)
 
 
 def _unsynced(accelerator: Accelerator, model: Any, last: bool) -> AbstractContextManager[Any]:
@@ -86,18 +88,25 @@ def _reduced(run: Run, values: list[float]) -> list[float]:
     return [float(value) for value in tensor]
 
 
-def _agree_on_window(run: Run, window: list[Batch]) -> tuple[int, int]:
-    """Targets and clips of the window over all ranks; unusable clips are reported or stop every rank."""
+def _agree_on_window(run: Run, window: list[Batch]) -> tuple[int, int, bool]:
+    """Targets and clips of the window over all ranks, and whether any rank was asked to stop.
+
+    Unusable clips are reported or stop every rank; a window of nothing else always does: the files are gone.
+    """
     problems = [problem for batch in window for problem in batch["problems"]]
     mine = [
         sum(run.stage.count_targets(batch) for batch in window),
         sum(index >= 0 for batch in window for index in batch["indices"]),
         len(problems),
+        run.watchdog.requested,
     ]
-    targets, clips, found = _reduced(run, [float(value) for value in mine])
+    targets, clips, found, stop = _reduced(run, [float(value) for value in mine])
     if found:
-        report_problems(run, gather_object(problems))
-    return int(targets), int(clips)
+        problems = gather_object(problems)
+        report_problems(run, problems)
+        if not targets:
+            raise SampleError(f"No clip of step {run.state.step} can be read, so training stops: {problems[0]}")
+    return int(targets), int(clips), bool(stop)
 
 
 def _agree_on_loss(

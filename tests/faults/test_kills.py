@@ -1,0 +1,59 @@
+"""Runs killed at random moments, again and again, until they are through: nothing is lost, nothing differs.
+
+The seed of the moments is printed; UNI_SIGN_KILL_SEED fixes it, UNI_SIGN_KILLS sets how often a run is killed.
+"""
+
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import Run, launcher
+from processes import Training, losses_by_step
+
+from uni_sign.engine.checkpoint import find_resume, problem_of
+
+KILLS = int(os.environ.get("UNI_SIGN_KILLS", "9"))
+# A checkpoint each step and scores each epoch: most moments lie in a save, in scoring or in reading.
+FLAGS = ("--use_descriptions", "--epochs", "12", "--save_steps", "1", "--eval_epochs", "1", "--text_dropout_p", "0.2")
+SET_UPS = [
+    ("python", 1, ("--zero_stage", "0", "--num_workers", "1")),
+    ("torchrun", 2, ("--zero_stage", "0", "--num_workers", "0")),
+    ("deepspeed", 2, ("--zero_stage", "2", "--num_workers", "0")),
+]
+
+
+@pytest.mark.parametrize(("name", "processes", "more"), SET_UPS)
+def test_killed_at_random_moments(
+    name: str, processes: int, more: tuple[str, ...], run: Run, corpus: Path, tmp_path: Path
+) -> None:
+    seed = int(os.environ.get("UNI_SIGN_KILL_SEED", time.time_ns() % 2**32))
+    print(f"UNI_SIGN_KILL_SEED={seed}")
+    draw = random.Random(seed)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = (*FLAGS, *more, "--batch_size", str(4 // processes))
+    run(launcher(name, processes), *flags, output_dir=whole)
+    steps = 0
+    for _ in range(KILLS):
+        with Training(launcher(name, processes), *flags, "--resume", "auto", output_dir=killed, cwd=corpus) as training:
+            before = training.steps()
+            training.wait_until(lambda: training.steps() > before or (killed / "results.json").exists())  # noqa: B023
+            time.sleep(draw.uniform(0, 0.6))
+            for process in [training.process, *training.processes()]:
+                process.kill()
+        found, _ = find_resume(killed, "auto", checksums=True)
+        # Once a first checkpoint is complete there is one ever after, and never an older one.
+        step = json.loads((found / "state.json").read_text())["step"] if found else 0
+        assert step >= steps, training.said()
+        steps = step
+        if (killed / "results.json").exists():
+            break
+    done = run(launcher(name, processes), *flags, "--resume", "auto", output_dir=killed)
+    assert "Traceback" not in done.stderr
+    assert losses_by_step(killed) == losses_by_step(whole)
+    weights = [torch.load(folder / "best_checkpoint.pth", weights_only=True)["model"] for folder in (whole, killed)]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    assert [problem_of(path, checksums=True) for path in (killed / "checkpoints").glob("step_*")] == [None, None]

@@ -1,0 +1,95 @@
+"""Preemption, dead peers and hung ones: the run ends by itself, says why, and goes on exactly."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from commands import Run, launcher
+from processes import Training, losses_by_step
+
+LONG = ("--use_descriptions", "--epochs", "40", "--eval_epochs", "20", "--save_total_limit", "1")
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uninterrupted run of two processes."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run(launcher("deepspeed", 2), *LONG, "--zero_stage", "2", "--batch_size", "2", output_dir=out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("deepspeed", signal.SIGTERM),
+        ("accelerate", signal.SIGTERM),
+        ("torchrun", signal.SIGTERM),
+        ("deepspeed", signal.SIGKILL),
+        ("accelerate", signal.SIGKILL),
+    ],
+)
+def test_a_stopped_launcher_saves_and_goes_on_exactly(
+    name: str, number: int, whole: Path, run: Run, corpus: Path, tmp_path: Path
+) -> None:
+    """However the launcher ends, its processes save at one step, end, and another run goes on from there."""
+    out, flags = tmp_path / "run", (*LONG, "--zero_stage", "2", "--batch_size", "2")
+    with Training(launcher(name, 2), *flags, output_dir=out, cwd=corpus) as training:
+        training.wait_until(lambda: training.steps() >= 5)
+        os.kill(training.process.pid, number)
+        assert training.wait() != 0
+        assert "go on with --resume auto" in training.said()
+    stopped = training.steps()
+    assert 5 <= stopped < 120
+    last = (out / "checkpoints" / "last").resolve().name
+    assert last == f"step_{stopped:08d}"
+    run(launcher(name, 2), *flags, "--resume", "auto", output_dir=out)
+    assert losses_by_step(out) == losses_by_step(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_status_of_a_run_that_was_asked_to_stop(number: int, corpus: Path, tmp_path: Path) -> None:
+    flags = (*LONG, "--zero_stage", "0", "--batch_size", "4", "--num_workers", "2")
+    with Training(launcher("python"), *flags, output_dir=tmp_path / "run", cwd=corpus) as training:
+        training.wait_until(lambda: training.steps() >= 3)
+        os.kill(training.process.pid, number)
+        assert training.wait() == 75
+        assert f"by {signal.Signals(number).name}: go on with --resume auto" in training.said()
+    assert "Traceback" not in training.said()
+
+
+def test_a_stop_during_scoring_goes_on_with_scoring(corpus: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ("--epochs", "1", "--zero_stage", "0", "--batch_size", "1", "--max_new_tokens", "400", "--num_beams", "8")
+    with Training(launcher("python"), *flags, output_dir=out, cwd=corpus) as training:
+        training.wait_until(lambda: training.steps() >= 12)
+        os.kill(training.process.pid, signal.SIGTERM)
+        assert training.wait() == 75, training.said()
+    run(launcher("python"), *flags, "--resume", "auto", output_dir=out)
+    assert (out / "results.json").is_file()
+    assert len(losses_by_step(out)) == 12
+
+
+@pytest.mark.parametrize("name", ["deepspeed", "torchrun"])
+def test_a_killed_rank_ends_the_run(name: str, corpus: Path, tmp_path: Path) -> None:
+    flags = (*LONG, "--zero_stage", "2", "--batch_size", "2", "--ddp_timeout", "20", "--grace_seconds", "10")
+    with Training(launcher(name, 2), *flags, output_dir=tmp_path / "run", cwd=corpus) as training:
+        training.wait_until(lambda: training.steps() >= 3)
+        training.ranks()[1].kill()
+        assert training.wait() != 0
+        said = training.said()
+        assert "another process of the run has ended or is out of reach" in said or "--grace_seconds" in said
+
+
+def test_a_hung_rank_ends_the_run(corpus: Path, tmp_path: Path) -> None:
+    flags = (*LONG, "--zero_stage", "2", "--batch_size", "2", "--ddp_timeout", "8", "--grace_seconds", "5")
+    with Training(launcher("deepspeed", 2), *flags, output_dir=tmp_path / "run", cwd=corpus) as training:
+        training.wait_until(lambda: training.steps() >= 3)
+        hung = training.ranks()[1]
+        hung.suspend()
+        try:
+            training.wait_until(lambda: "nothing moved for 8 s" in training.said())
+        finally:
+            hung.resume()
+        assert training.wait() != 0
+        assert "--resume auto" in training.said()

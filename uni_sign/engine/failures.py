@@ -1,0 +1,62 @@
+"""What torch and the communication libraries raise, as one sentence that says what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from uni_sign.config import TrainConfig
+from uni_sign.errors import PeerLostError, RunError
+
+# gloo, NCCL and torch's store word it differently.
+_PEER_SIGNS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Timed out waiting",
+    "Broken pipe",
+    "Connection refused",
+    "NCCL",
+    "Socket Timeout",
+    "wait timeout",
+    "Application timeout",
+)
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@contextmanager
+def named_failures(config: TrainConfig, last_checkpoint: Path) -> Iterator[None]:
+    """Turn a lost peer into PeerLostError and exhausted memory into RunError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY_SIGNS):
+            raise RunError(f"Out of memory{_first_line(text)}: {_memory_advice(config)}.") from error
+        if any(sign in text for sign in _PEER_SIGNS):
+            raise PeerLostError(
+                f"another process of the run has ended or is out of reach{_first_line(text)}: see what it said, and go "
+                f"on from {last_checkpoint} with --resume auto."
+            ) from error
+        raise
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return f" ({lines[0][:160].rstrip('. ')})" if lines else ""
+
+
+def _memory_advice(config: TrainConfig) -> str:
+    """What this run could still change, the cheapest first."""
+    options = []
+    if config.batch_size > 1:
+        options.append(
+            f"--batch_size {config.batch_size // 2} with --gradient_accumulation_steps "
+            f"{config.gradient_accumulation_steps * 2} (the same gradient)"
+        )
+    if torch.cuda.is_available() and not config.offload:
+        options.append("--offload")
+    options += ["--text_encoder_freeze", "a smaller --max_length"]
+    if config.zero_stage < 3:
+        options.append(f"--zero_stage {config.zero_stage + 1} on several processes")
+    return "try " + ", ".join(options[:-1]) + f" or {options[-1]}"
