@@ -47,7 +47,7 @@ def nodes() -> Iterator[list[Node]]:
         _connect(made)
         yield made
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"needs the right to make network namespaces: {error.stderr.strip()}")
+        pytest.skip(f"no network namespaces can be made here: {error.stderr.strip()}")
     finally:
         for node in made:
             _remove(node.namespace)
