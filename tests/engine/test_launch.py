@@ -57,7 +57,7 @@ def test_the_users_choice_stays(two_machines: pytest.MonkeyPatch) -> None:
 
 def test_an_interface_that_leads_nowhere_is_refused(two_machines: pytest.MonkeyPatch) -> None:
     two_machines.setenv("GLOO_SOCKET_IFNAME", "eth0,lo")
-    with pytest.raises(InputError, match=r"names lo, which leads to no other machine: use one of eth0 \(10.0.0.2\)"):
+    with pytest.raises(InputError, match=r"names lo, which leads to no other machine: name one that does \(eth0 at 10"):
         launch.choose_interface()
 
 
@@ -66,9 +66,18 @@ def test_the_first_machine_may_know_itself_as_its_loopback() -> None:
     assert launch.interface_to("127.0.1.1", first=True, interfaces={"eth0": ["10.0.0.2"]}) == "eth0"
 
 
-@pytest.mark.parametrize(("first", "interfaces"), [(True, TWO), (False, {"eth0": ["10.0.0.2"]}), (True, {})])
-def test_what_cannot_be_known_is_said_with_the_remedy(first: bool, interfaces: dict[str, list[str]]) -> None:
-    with pytest.raises(InputError, match="no other machine reaches: give the first machine's address, or set GLOO_"):
+@pytest.mark.parametrize(
+    ("first", "interfaces", "remedy"),
+    [
+        (True, TWO, r"set GLOO_SOCKET_IFNAME and NCCL_.* \(eth0 at 10.0.0.2, docker0 at 172.17.0.1\)"),
+        (True, {}, r"set GLOO_SOCKET_IFNAME and NCCL_.* \(none is up\)"),
+        (False, {"eth0": ["10.0.0.2"]}, "give the first machine's address"),
+    ],
+)
+def test_what_cannot_be_known_is_said_with_the_remedy(
+    first: bool, interfaces: dict[str, list[str]], remedy: str
+) -> None:
+    with pytest.raises(InputError, match=rf"means 127.0.0.1 here, which no other machine reaches: {remedy}\."):
         launch.interface_to("127.0.0.1", first, interfaces)
 
 

@@ -118,7 +118,7 @@ def choose_interface() -> None:
         if wrong:
             raise InputError(
                 f"GLOO_SOCKET_IFNAME names {wrong[0]}, which leads to no other machine: "
-                f"use one of {_listed(network_interfaces())}."
+                f"name one that does ({_listed(network_interfaces())})."
             )
         return
     first = int(os.environ["RANK"]) < local
@@ -154,14 +154,16 @@ def interface_to(address: str, first: bool, interfaces: dict[str, list[str]]) ->
     # The first machine's own name often means its loopback: one way out leaves no choice.
     if first and len(interfaces) == 1:
         return next(iter(interfaces))
-    raise InputError(
-        f"MASTER_ADDR {address} means {source} on this machine, which no other machine reaches: give the first "
-        f"machine's address, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to one of {_listed(interfaces)}."
+    remedy = (
+        f"set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface that they reach ({_listed(interfaces)})"
+        if first
+        else "give the first machine's address"
     )
+    raise InputError(f"MASTER_ADDR {address} means {source} here, which no other machine reaches: {remedy}.")
 
 
 def _listed(interfaces: dict[str, list[str]]) -> str:
-    return ", ".join(f"{name} ({addresses[0]})" for name, addresses in interfaces.items()) or "no interface is up"
+    return ", ".join(f"{name} at {addresses[0]}" for name, addresses in interfaces.items()) or "none is up"
 
 
 def _take_over_from_launcher() -> None:
