@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,18 +37,19 @@ class Node:
         ip("-n", self.namespace, "link", "set", LINK, state)
 
 
-@pytest.fixture(scope="session")
-def nodes() -> Iterator[list[Node]]:
-    """Two machines for this session; skips where namespaces cannot be made."""
+@contextmanager
+def two_nodes() -> Iterator[list[Node]]:
+    """Two machines, removed at the end; skips where namespaces cannot be made."""
     if not _IP:
         pytest.skip("needs the `ip` program (package iproute2)")
     _remove_left_over()
     made = [Node(f"{PREFIX}{os.getpid()}-{i}", f"10.77.1.{i + 1}") for i in range(2)]
     try:
-        _connect(made)
+        try:
+            _connect(made)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces can be made here: {error.stderr.strip()}")
         yield made
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespaces can be made here: {error.stderr.strip()}")
     finally:
         for node in made:
             _remove(node.namespace)

@@ -6,18 +6,25 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from commands import BIN, ROOT, SMALL, Run, launcher, losses, shell
-from namespaces import Node
+from namespaces import Node, two_nodes
 
 # 6 steps an epoch for 2 processes.
 FLAGS = ("--use_descriptions", "--batch_size", "1", "--epochs", "4", "--eval_epochs", "4", "--save_steps", "4")
 TIMEOUT = 15
 Commands = Callable[[int, Node], list[str]]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[Node]]:
+    """Two machines, the second of which can be cut off."""
+    with two_nodes() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +114,7 @@ def test_a_cut_link_ends_both_sides_and_the_run_recovers(
         wait_for_steps(out, 8, started)
         nodes[1].set_link("down")
         assert 0 not in finish(started, tmp_path, TIMEOUT + 60)
+        assert all("--ddp_timeout" in (tmp_path / f"node_{rank}.txt").read_text() for rank in range(2))
     finally:
         nodes[1].set_link("up")
     assert not (out / "results.json").exists()
