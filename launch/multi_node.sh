@@ -2,10 +2,10 @@
 # The main job on several machines: start it on each, with NODE_RANK 0, 1, ... and the address of machine 0.
 # NODES=2 NODE_RANK=0 MAIN_ADDRESS=10.0.0.1 GPUS=8 bash launch/multi_node.sh --dataset CSL_Daily --use_descriptions
 : "${NODES:?how many machines}" "${NODE_RANK:?which one this is, from 0}" "${MAIN_ADDRESS:?address of machine 0}"
-# Its own loopback leads a machine to itself, and it would wait there for machine 0, which may well use the name.
-FOUND=$(getent ahosts "$MAIN_ADDRESS" | head -n 1 | cut -d ' ' -f 1 || true)
-if [ -z "$FOUND" ] || { [ "$NODE_RANK" != 0 ] && [[ "$FOUND" =~ ^(127\.|::1$) ]]; }; then
-    echo "MAIN_ADDRESS $MAIN_ADDRESS is ${FOUND:-unknown} on machine $NODE_RANK: give the address of machine 0." >&2
+# A machine that takes its own loopback for machine 0 would wait forever; machine 0 may know its own name so.
+ADDRESS=$(getent ahosts "$MAIN_ADDRESS" | head -n 1 | cut -d ' ' -f 1 || true)
+if [ -z "$ADDRESS" ] || { [ "$NODE_RANK" != 0 ] && [[ "$ADDRESS" =~ ^(127\.|::1$) ]]; }; then
+    echo "MAIN_ADDRESS $MAIN_ADDRESS is ${ADDRESS:-unknown} on machine $NODE_RANK: give the address of machine 0." >&2
     exit 2
 fi
 source "$(dirname "$0")/install.sh"
