@@ -8,7 +8,9 @@ fi
 # Every process of a launcher gets its share of the cores; more threads would fight for them.
 CORES=$(python -c 'import os; print(len(os.sched_getaffinity(0)))')
 STAMP="$VIRTUAL_ENV/.uni_sign_$(sha256sum pyproject.toml | cut -c1-16)"
-if [ ! -e "$STAMP" ] || ! python -c 'import uni_sign, torch, deepspeed' 2>/dev/null; then
+# Looked up, not imported: importing takes seconds at every start, on every machine.
+FOUND='from importlib.util import find_spec; exit(not all(map(find_spec, ("uni_sign", "torch", "deepspeed"))))'
+if [ ! -e "$STAMP" ] || ! python -c "$FOUND"; then
     # torch first and by itself, so that nothing else chooses its build.
     python -c 'import torch' 2>/dev/null || pip install --quiet torch==2.13.0
     pip install --quiet --editable '.[test]'

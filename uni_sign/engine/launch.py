@@ -1,5 +1,6 @@
 """One Accelerator for `deepspeed`, `accelerate launch`, `torchrun` and plain `python`, with the same flags."""
 
+import ipaddress
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -45,6 +47,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     # Wrappers of torch still call each other by their older names, once a step.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|accelerate")
     _fill_rendezvous()
+    choose_interface()
     _take_over_from_launcher()
     cuda = torch.cuda.is_available()
     if config.deterministic:
@@ -104,6 +107,68 @@ def _fill_rendezvous() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def choose_interface() -> None:
+    """Let several machines talk over the interface that reaches MASTER_ADDR, where the user names none.
+
+    gloo would take the one that the host name resolves to, often the loopback, and the machines would wait forever.
+    """
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or process_count())
+    if local >= process_count():
+        return
+    chosen = os.environ.get("GLOO_SOCKET_IFNAME")
+    if chosen:
+        wrong = [name for name in chosen.split(",") if name not in network_interfaces()]
+        if wrong:
+            raise InputError(
+                f"GLOO_SOCKET_IFNAME names {wrong[0]}, which leads to no other machine: "
+                f"name one that does ({_listed(network_interfaces())})."
+            )
+        return
+    first = int(os.environ["RANK"]) < local
+    name = interface_to(os.environ["MASTER_ADDR"], first, network_interfaces())
+    os.environ["GLOO_SOCKET_IFNAME"] = name
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+
+
+def network_interfaces() -> dict[str, list[str]]:
+    """Addresses of each interface that is up and leads out of this machine."""
+    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+    found: dict[str, list[str]] = {}
+    for name, entries in psutil.net_if_addrs().items():
+        texts = [entry.address for entry in entries if entry.family in (socket.AF_INET, socket.AF_INET6)]
+        outward = [text for text in texts if not ipaddress.ip_address(text).is_loopback]
+        if name in up and outward:
+            found[name] = outward
+    return found
+
+
+def interface_to(address: str, first: bool, interfaces: dict[str, list[str]]) -> str:
+    """The interface that routes to the first machine's ``address``; ``first``: this is that machine."""
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(target)  # sends nothing: the kernel only looks up the route
+            source = probe.getsockname()[0]
+    except OSError as error:
+        raise InputError(f"MASTER_ADDR {address} is not reached from this machine ({error}): give another.") from error
+    for name, addresses in interfaces.items():
+        if source in addresses:
+            return name
+    # The first machine's own name often means its loopback: one way out leaves no choice.
+    if first and len(interfaces) == 1:
+        return next(iter(interfaces))
+    remedy = (
+        f"set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface that they reach ({_listed(interfaces)})"
+        if first
+        else "give the first machine's address"
+    )
+    raise InputError(f"MASTER_ADDR {address} means {source} here, which no other machine reaches: {remedy}.")
+
+
+def _listed(interfaces: dict[str, list[str]]) -> str:
+    return ", ".join(f"{name} at {addresses[0]}" for name, addresses in interfaces.items()) or "none is up"
 
 
 def _take_over_from_launcher() -> None:
