@@ -10,6 +10,8 @@ if [ -z "$ADDRESS" ] || { [ "$NODE_RANK" != 0 ] && [[ "$ADDRESS" =~ ^(127\.|::1$
 fi
 source "$(dirname "$0")/install.sh"
 GPUS=${GPUS:-$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')}
+# Slurm's warning is for the training processes, which heed it; it would end the launcher before they have saved.
+trap '' USR1
 # They talk over the interface that routes to MAIN_ADDRESS; GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name another.
 accelerate launch --use_deepspeed --deepspeed_config_file configs/ds_zero2.json \
     --deepspeed_multinode_launcher standard --num_machines "$NODES" --machine_rank "$NODE_RANK" \

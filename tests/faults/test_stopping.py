@@ -1,12 +1,16 @@
 """Preemption, dead peers and hung ones: the run ends by itself, says why, and goes on exactly."""
 
+import hashlib
 import os
+import shutil
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from commands import Run, launcher
-from processes import Training, losses_by_step
+from commands import BIN, ROOT, SMALL, Run, launcher
+from processes import PATIENCE, Training, losses_by_step
 
 LONG = ("--use_descriptions", "--epochs", "40", "--eval_epochs", "20", "--save_total_limit", "1")
 
@@ -68,6 +72,43 @@ def test_a_stop_during_scoring_goes_on_with_scoring(corpus: Path, run: Run, tmp_
     run(launcher("python"), *flags, "--resume", "auto", output_dir=out)
     assert (out / "results.json").is_file()
     assert len(losses_by_step(out)) == 12
+
+
+@pytest.mark.skipif(shutil.which("pkill") is None, reason="pkill is not installed")
+def test_slurm_s_warning_saves_and_puts_the_job_back(corpus: Path, tmp_path: Path) -> None:
+    """With an `srun` and a `scontrol` that do on this machine what Slurm's do on a job's."""
+    stamp = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()[:16]
+    (tmp_path / f".uni_sign_{stamp}").touch()
+    scripts = {
+        "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; SLURM_NODEID=0 exec "$@"',
+        "scontrol": f'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$*" >> {tmp_path}/scontrol.log; fi',
+        # Only this test's run, not every one on the machine.
+        "pkill": f'exec {shutil.which("pkill")} "$1" -f "fine_tuning.py.*{tmp_path}/run"',
+    }
+    for name, body in scripts.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"JOB_ID": "7", "JOB_NUM_NODES": "1", "JOB_NODELIST": "node0", "CPUS_PER_TASK": "2"}
+    env = {f"SLURM_{name}": value for name, value in job.items()}
+    path = f"{tmp_path}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, **env, "PATH": path, "VIRTUAL_ENV": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    flags = [*SMALL, *LONG, "--data_root", str(corpus), "--output_dir", str(tmp_path / "run"), "--batch_size", "4"]
+    words = ["bash", str(ROOT / "launch" / "slurm.sbatch"), *flags]
+    with (tmp_path / "said.txt").open("w") as said:
+        batch = subprocess.Popen(words, cwd=ROOT, env=env, stdout=said, stderr=said)
+    log = tmp_path / "run" / "log.jsonl"
+    try:
+        while not log.exists() or log.read_text().count("train/loss") < 3:
+            assert batch.poll() is None, (tmp_path / "said.txt").read_text()[-4000:]
+            time.sleep(0.1)
+        batch.send_signal(signal.SIGUSR1)
+        assert batch.wait(PATIENCE) != 0
+    finally:
+        batch.kill()
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 7\n"
+    steps = log.read_text().count("train/loss")
+    assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == f"step_{steps:08d}"
+    assert "by SIGUSR1: go on with --resume auto" in (tmp_path / "said.txt").read_text()
 
 
 @pytest.mark.parametrize("name", ["deepspeed", "torchrun"])

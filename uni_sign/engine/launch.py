@@ -19,7 +19,8 @@ from uni_sign.config import TrainConfig
 from uni_sign.errors import InputError
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-_TIMEOUT = timedelta(minutes=30)
+# Processes start apart: importing on a busy machine takes its time.
+_LEAST_TIMEOUT = 60.0
 _PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
 
 
@@ -55,10 +56,11 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
+    timeout = timedelta(seconds=max(_LEAST_TIMEOUT, config.ddp_timeout))
     common: dict[str, Any] = {
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "mixed_precision": _PRECISION[config.dtype],
-        "kwargs_handlers": [InitProcessGroupKwargs(backend="nccl" if cuda else "gloo", timeout=_TIMEOUT)],
+        "kwargs_handlers": [InitProcessGroupKwargs(backend="nccl" if cuda else "gloo", timeout=timeout)],
     }
     if config.zero_stage == 0:
         # Statistics are synchronised inside the model, so buffers need no broadcast of their own.

@@ -24,10 +24,10 @@ def run_stage(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> dict[
     """Train (or only score, with ``--eval``), then score every held-out split with the best weights."""
     check_launch(config)
     check_output_dir(stage, config)
-    accelerator = make_accelerator(config)
-    tracker = Tracker(config.output_dir, accelerator.is_main_process)
     last = config.output_dir / "checkpoints" / "last"
     with named_failures(config, last), Watchdog(config.grace_seconds, config.ddp_timeout, str(last)) as watchdog:
+        accelerator = make_accelerator(config)
+        tracker = Tracker(config.output_dir, accelerator.is_main_process)
         try:
             run = prepare(stage, config, accelerator, tracker, watchdog, plain)
             if not config.eval:
