@@ -15,8 +15,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uni_sign.config import TrainConfig, as_plain, build_parser, converted, parse_flags, read_yaml
+from uni_sign.config import TrainConfig, as_plain, build_parser, converted, parse_flags
 from uni_sign.errors import InputError
+from uni_sign.yaml_files import read_mapping
 from uni_sign.stages.base import load_stage, stage_names
 from uni_sign.stages.fine_tuning import FineTuningConfig
 
@@ -244,7 +245,7 @@ def test_any_file_reads_or_is_refused(tmp_path_factory: pytest.TempPathFactory, 
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(content)
     with contextlib.suppress(InputError):
-        assert isinstance(read_yaml(path), dict)
+        assert isinstance(read_mapping(path), dict)
 
 
 # --- the dataclasses ---------------------------------------------------------------------------------------

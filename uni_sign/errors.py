@@ -1,9 +1,21 @@
 """The two errors that are the user's to mend: every message is one sentence with the remedy."""
 
+_LONGEST = 1000  # characters
+
 
 class InputError(Exception):
     """A flag, file or folder is wrong: commands print the message and exit with status 2."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class SampleError(InputError):
     """One clip is unusable: `--bad_samples` decides whether it is reported and left out, or stops the run."""
+
+
+def one_line(text: str) -> str:
+    """Text that quotes a stranger's file, short and printable: no line break, no control of the terminal."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST * 2 // 3]} ... {text[-_LONGEST // 3 :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -13,6 +13,7 @@ import gzip
 import math
 import os
 import pickle
+import pickletools
 import re
 import stat
 import threading
@@ -67,7 +68,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint, `.safetensors` or what `torch.save` wrote, onto the CPU, memory-mapped if possible.
 
     Raises InputError, naming the file, when it cannot be read, is damaged, is no dict with str keys, or holds
-    anything that `torch.load(weights_only=True)` refuses.
+    anything but dense tensors, dicts, lists, tuples, text and numbers.
     """
     path = Path(path)
     check_file(path)
@@ -82,18 +83,14 @@ def _load_torch(path: Path) -> Any:
 
     try:
         zipped = zipfile.is_zipfile(path)
-        if zipped:
-            with zipfile.ZipFile(path) as archive:
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise _RefusedError("decompression, which torch.save never needs")
+        for program in _zipped_programs(path) if zipped else _plain_programs(path):
+            _rehearse(program, path.stat().st_size)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # torch.load raises a dozen types, by version and by kind of damage
-        asked = re.search(r"(?:GLOBAL|[Cc]lass|function) ([\w.]+\.\w+)", str(error))
-        if asked or isinstance(error, _RefusedError):
-            raise InputError(
-                f"{path} asks for {asked[1] if asked else error}, and was refused before anything ran: "
-                "save the state dict alone."
-            ) from None
+    except _RefusedError as refused:
+        raise InputError(
+            f"{path} asks for {refused}, and was refused before anything ran: save the state dict alone."
+        ) from None
+    except Exception:  # torch.load raises a dozen types, by version and by kind of damage
         raise InputError(f"{path} is not a checkpoint, or is damaged or cut short: get it anew.") from None
 
 
@@ -104,6 +101,26 @@ def _load_safetensors(path: Path) -> Any:
         return load_file(path)
     except Exception:  # SafetensorError, or what a header that lies provokes
         raise InputError(f"{path} is not a safetensors file, or is damaged: get it anew.") from None
+
+
+def _zipped_programs(path: Path) -> Iterator[bytes]:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise _RefusedError("decompression, which torch.save never needs")
+        yield from (archive.read(entry) for entry in entries if entry.filename.endswith("data.pkl"))
+
+
+def _plain_programs(path: Path) -> Iterator[bytes]:
+    """The five pickles at the start of a file as torch wrote them before 1.6: three of its own, content, keys."""
+    with path.open("rb") as file:
+        for _ in range(5):
+            start = file.tell()
+            for _ in pickletools.genops(file):
+                pass
+            size = file.tell() - start
+            file.seek(start)
+            yield file.read(size)
 
 
 # --- files -----------------------------------------------------------------------------------------------
@@ -185,6 +202,7 @@ _REFUSED = {
 }
 _STOP = ord(".")
 _PUT = ord("p")
+_PERSISTENT = ord("Q")
 _NOT_TUPLES = bytes(set(range(256)) - set(b"t\x85\x86\x87"))
 
 
@@ -200,7 +218,7 @@ def _instructions(bits: int) -> re.Pattern[bytes]:
     )
 
 
-def _check_program(data: bytes) -> int:
+def _check_program(data: bytes, persistent: bool = False) -> int:
     """Refuses instructions that plain data does not need, and sizes no pickler writes; counts the tuples.
 
     An index of the memo cannot be larger than the file, because each entry took a byte to write.
@@ -211,7 +229,7 @@ def _check_program(data: bytes) -> int:
         start = at
         at = run(data, at).end()  # type: ignore[union-attr]  # it matches an empty run, too
         code = data[at]
-        at, size = _argument(data, at)
+        at, size = (at + 1, 0) if persistent and code == _PERSISTENT else _argument(data, at)
         same = data[start:at]  # arrays of one list are spelled alike: look at each spelling once
         same_tuples = len(same.translate(None, _NOT_TUPLES))
         at = start
@@ -391,6 +409,89 @@ def _on_deep_stack(function: Callable[..., Any], *arguments: Any) -> Any:
             return thread.submit(function, *arguments).result()
     finally:
         threading.stack_size(usual)
+
+
+# --- a rehearsal of torch.load -------------------------------------------------------------------------------
+
+
+class _OrderedDict(dict[Any, Any]):
+    """Stands for an OrderedDict, whose attributes do not matter."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _make_ordered_dict(*items: Any) -> _OrderedDict:
+    if items:
+        raise _RefusedError("a dict made of another, which can be done again and again")
+    return _OrderedDict()
+
+
+def _make_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Name:
+    """A tensor must lie inside its storage and not be larger: torch would make the storage larger."""
+    if type(storage) is not _Storage or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
+        raise TypeError("not a tensor")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) > storage.numel or (math.prod(size) and last >= storage.numel):
+        raise ValueError("a tensor larger than its storage")
+    return _Name()
+
+
+class _Storage:
+    """Stands for a storage of `numel` numbers."""
+
+    __slots__ = ("numel",)
+
+    def __init__(self, numel: int) -> None:
+        self.numel = numel
+
+
+def _make_nothing(*_: Any) -> _Name:
+    return _Name()
+
+
+_TORCH_NAMES = {
+    ("collections", "OrderedDict"): _make_ordered_dict,
+    ("torch._utils", "_rebuild_tensor_v2"): _make_tensor,
+    ("torch._utils", "_rebuild_parameter"): _make_nothing,
+    ("torch", "Size"): _make_nothing,
+    ("torch", "device"): _make_nothing,
+}
+_TORCH_TYPE = re.compile(r"[A-Z][A-Za-z0-9]*Storage|b?float[0-9a-z_]+|u?int[0-9]+|bool|complex[0-9]+")
+
+
+class _Rehearsal(_Unpickler):
+    """Runs a checkpoint's program with nothing behind its names: torch allows some that fill the memory."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        super().__init__(data)
+        self.left = size
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _TORCH_NAMES:
+            return _name(_TORCH_NAMES[module, name])
+        if module in ("torch", "torch.storage") and _TORCH_TYPE.fullmatch(name):
+            return _Name()
+        raise _RefusedError(ascii(f"{module}.{name}"[:120])[1:-1])
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, _, key, _, numel, *_ = pid
+        if kind != "storage" or type(key) is not str or type(numel) is not int or numel < 0:
+            raise ValueError("not a storage")
+        if key not in self.storages:
+            self.left -= numel
+            self.storages[key] = _Storage(numel)
+        if self.left < 0 or self.storages[key].numel != numel:
+            raise ValueError("storages larger than the file")
+        return self.storages[key]
+
+
+def _rehearse(program: bytes, size: int) -> None:
+    """Raises where `torch.load` would run anything but data, or take more memory than the `size` of the file."""
+    if _check_program(program, persistent=True) > SHALLOW_TUPLES:
+        raise _RefusedError("more tuples than a checkpoint has")
+    _Rehearsal(program, size).load()
 
 
 # --- after it ran ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import random
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 
-from uni_sign.errors import InputError
+from uni_sign.errors import InputError, one_line
 
 _MANIFEST = "manifest.json"
 _TAG = "deepspeed"
@@ -148,13 +148,20 @@ def problem_of(folder: Path) -> str | None:
         return "there is no such folder"
     try:
         sizes = json.loads((folder / _MANIFEST).read_text()).items()
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return "it was not finished"
     for name, size in sizes:
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            return f"{name} is missing or cut"
+        if _size(folder / name) != size:
+            return one_line(f"{name} is missing or cut")
     return None
+
+
+def _size(file: Path) -> int | None:
+    """The size of a file; None where there is none, or its name can be none."""
+    try:
+        return file.stat().st_size if file.is_file() else None
+    except OSError:
+        return None
 
 
 def find_resume(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
@@ -187,13 +194,23 @@ def read_state(folder: Path, own: RunState) -> RunState:
     """The loop's counters of a checkpoint; raises InputError where it belongs to another set-up than ``own``."""
     try:
         state = RunState(**json.loads((folder / "state.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        _check_types(state)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{folder / 'state.json'} cannot be read: {error}.") from error
     for name, meaning in _SET_UP.items():
         theirs, ours = getattr(state, name), getattr(own, name)
         if theirs != ours:
             raise InputError(f"{folder} cannot be resumed: {meaning} was {theirs} there and is {ours} here.")
     return state
+
+
+def _check_types(state: RunState) -> None:
+    for counter in fields(RunState):
+        value = getattr(state, counter.name)
+        if counter.type is int and (type(value) is not int or not 0 <= value < 1 << 63):
+            raise ValueError(f"{counter.name} is no whole number from 0")
+    if not isinstance(state.best_score, int | float | None) or not isinstance(state.tracker_id, str | None):
+        raise ValueError("best_score is no number, or tracker_id no text")
 
 
 def load(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path) -> None:

@@ -1,0 +1,41 @@
+"""Hostile files: no reader runs code, hangs, crashes, fills the memory or raises what is not ours.
+
+UNI_SIGN_FUZZ_CASES: cases for each reader, 300 unless set, 20000 nightly. UNI_SIGN_FUZZ_SEED: the seed, which is
+random unless set, and printed. The bounds of time and memory are in guard.py.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from campaign import campaign
+from readers import READERS
+
+CASES = int(os.environ.get("UNI_SIGN_FUZZ_CASES", "300"))
+SEED = int(os.environ.get("UNI_SIGN_FUZZ_SEED", random.SystemRandom().randrange(1 << 32)))
+SECONDS_PER_CASE = 0.2  # on average, in real time on a loaded machine: what is slower than this counts as a hang
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the bounds are measured through /proc")
+
+
+@pytest.mark.timeout(120 + CASES)
+@pytest.mark.parametrize("name", READERS)
+def test_hostile_files(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["campaign"])
+    process = context.Process(target=campaign, args=(name, CASES, SEED, tmp_path / "case"), daemon=True)
+    process.start()
+    process.join(60 + CASES * SECONDS_PER_CASE)
+    hangs = process.is_alive()
+    process.kill()
+    process.join()
+    said = "it hangs" if hangs else f"exit {process.exitcode}, {capfd.readouterr().err[-2000:]}"
+    again = f"UNI_SIGN_FUZZ_SEED={SEED} UNI_SIGN_FUZZ_CASES={CASES}"
+    assert process.exitcode == 0, f"{name}: {said}; the file is in {tmp_path / 'case'}; again with {again}"
+    with capfd.disabled():
+        print(f"{name}: {(tmp_path / 'case' / 'count').read_text()} cases, seed {SEED}")
