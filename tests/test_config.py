@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from uni_sign.config import TrainConfig, as_plain, build_parser, converted, parse_flags
 from uni_sign.errors import InputError
-from uni_sign.yaml_files import read_mapping
 from uni_sign.stages.base import load_stage, stage_names
 from uni_sign.stages.fine_tuning import FineTuningConfig
+from uni_sign.yaml_files import read_mapping
 
 KINDS = (TrainConfig, FineTuningConfig)
 

@@ -130,15 +130,16 @@ def parse_flags(
     *kinds: Any,
     program: str = "uni-sign train",
     defaults: Mapping[str, Any] | None = None,
+    source: str = "the defaults",
 ) -> list[Any]:
     """One checked instance per dataclass in ``kinds``; flags win over ``--config FILE``, that over ``defaults``.
 
-    Dashes and underscores in flag names are the same. Raises InputError for anything unknown or impossible.
+    ``source`` says in errors where the defaults come from. Dashes and underscores in flag names are the same. Raises InputError for anything unknown or impossible.
     """
     fields = {field.name: (kind, field) for kind in kinds for field in dataclasses.fields(kind)}
     known = build_parser(*kinds, program=program).parse_words(argv)
     given = {name: value for name, value in vars(known).items() if name != "config"}
-    values = converted(defaults or {}, kinds, "the checkpoint's flags")
+    values = converted(defaults or {}, kinds, source)
     if known.config:
         values |= converted(read_mapping(known.config), kinds, str(known.config))
     values |= given

@@ -225,7 +225,7 @@ def test_glosses_as_list_or_text(tmp_path: Path, gloss: Any, target: str) -> Non
         (entry("b", video_path=7), "SLT", "video_path"),
         (entry("b", video_path="z.mp4"), "SLT", "no pose file z.pkl in "),
         (entry("b", language="?"), "SLT", "its language '?'"),
-        (entry("b", language=3), "SLT", "its language 3"),
+        (entry("b", language=3), "SLT", "its language of type int"),
     ],
 )
 def test_unusable_clips_are_left_out_and_named(tmp_path: Path, bad: Any, task: str, says: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +26,7 @@ class _Case:
     def __call__(self, content: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_bytes(content)
-        problem = self._guard.case(self._reader.read, self._path, self._reader.named or self._path.name)
+        problem = self._guard.case(self._reader.read, self._path, self._reader.named or re.escape(self._path.name))
         self.count += 1
         if problem:
             raise SystemExit(problem)
@@ -33,8 +35,18 @@ class _Case:
 def campaign(name: str, cases: int, seed: int, folder: Path) -> None:
     """All attacks by hand, then half mutations and half files made up, `cases` in all at least.
 
-    Ends the process with the problem of the first wrong case, whose file then lies in `folder`.
+    Fails at the first wrong case, whose file then lies in `folder`, beside `report`, which says what was wrong.
     """
+    folder.mkdir()
+    report = folder / "report"
+    try:
+        report.write_text(f"{_run(name, cases, seed, folder)} cases")
+    except BaseException:
+        report.write_text(traceback.format_exc())
+        raise
+
+
+def _run(name: str, cases: int, seed: int, folder: Path) -> int:
     prepare(folder)
     reader = READERS[name](folder)
     case = _Case(reader, folder)
@@ -49,7 +61,7 @@ def campaign(name: str, cases: int, seed: int, folder: Path) -> None:
         if content == seed_file.content:
             content = mutated(content, [other.content for other in reader.seeds], reader.words, rng)
         case(seed_file.packed(content))
-    (folder / "count").write_text(str(case.count))
+    return case.count
 
 
 def _read_valid(reader: Reader, folder: Path) -> None:

@@ -34,7 +34,7 @@ def pickle_mutated(content: bytes, rng: random.Random) -> bytes:
     except Exception:  # an earlier change made it unreadable, which is a case as well
         return content
     data = bytearray(content)
-    for at in sorted(rng.choices(starts, k=rng.randint(1, 3)), reverse=True):
+    for at in sorted(set(rng.choices(starts, k=rng.randint(1, 3))), reverse=True):
         end = next((start for start in starts if start > at), len(content))
         kind = rng.randrange(5)
         if kind == 0:

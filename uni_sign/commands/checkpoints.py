@@ -49,5 +49,6 @@ def stage_of(
     known = {field.name for kind in (*kinds, stage_type.Config) for field in dataclasses.fields(kind)}
     kept = {name: value for name, value in {**run_flags, **flags, **(defaults or {})}.items() if name in known}
     kept = {name: value for name, value in kept.items() if name not in _NOT_KEPT}
-    parsed = parse_flags(argv, *kinds, stage_type.Config, program=program, defaults={**kept, "finetune": str(path)})
-    return stage_type, parsed
+    kept["finetune"] = str(path)
+    source = f"the flags in {path}"
+    return stage_type, parse_flags(argv, *kinds, stage_type.Config, program=program, defaults=kept, source=source)

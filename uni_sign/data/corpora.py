@@ -208,7 +208,8 @@ def _sample(
     # A language the prompt does not know would go unseen into training: it must be a word.
     language = entry.get("language", corpus.language)
     if not isinstance(language, str) or not language.isalpha():
-        return f"its language {_quoted(language)!r} is not a word such as Chinese or English."
+        said = repr(language) if isinstance(language, str) else f"of type {type(language).__name__}"
+        return f"its language {said} is not a word such as Chinese or English."
     return name, file, target, language
 
 
@@ -259,8 +260,8 @@ def _csl_news(path: Path, split: str, files: Mapping[str, Path]) -> dict[str, An
         chosen = entries[:-held_out]
     elif split not in files:
         chosen = entries[-held_out:]
-    files = [entry.get("pose") or entry.get("video") for entry in chosen]
+    poses = [entry.get("pose") or entry.get("video") for entry in chosen]
     return {
-        Path(file).stem if isinstance(file, str) else str(number): entry
-        for number, (file, entry) in enumerate(zip(files, chosen, strict=True))
+        Path(pose).stem if isinstance(pose, str) else str(number): entry
+        for number, (pose, entry) in enumerate(zip(poses, chosen, strict=True))
     }

@@ -450,7 +450,7 @@ def _make_nothing(*_: Any) -> _Name:
     return _Name()
 
 
-_TORCH_NAMES = {
+_TORCH_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _make_ordered_dict,
     ("torch._utils", "_rebuild_tensor_v2"): _make_tensor,
     ("torch._utils", "_rebuild_parameter"): _make_nothing,

@@ -38,12 +38,12 @@ def read_config(folder: Path) -> MT5Config:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
         sizes = {name: given[name] for name in _SIZES if given.get(name) is not None}
-        rates = {name: given[name] for name in _RATES if name in given}
+        rates = {name: float(given[name]) for name in _RATES if name in given}
         activation = given.get("feed_forward_proj", "gated-gelu")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is not an mT5 configuration: {error}.") from error
     wrong = [name for name, size in sizes.items() if type(size) is not int or not 0 < size <= _LARGEST]
-    wrong += [name for name, rate in rates.items() if type(rate) not in (int, float) or not 0 <= rate <= 100]
+    wrong += [name for name, rate in rates.items() if not 0 <= rate <= 1]
     wrong += [] if activation in _ACTIVATIONS else ["feed_forward_proj"]
     if wrong:
         raise InputError(f"{path} is not an mT5 configuration: {wrong[0]} has an impossible value.")
