@@ -248,6 +248,29 @@ def test_any_file_reads_or_is_refused(tmp_path_factory: pytest.TempPathFactory, 
         assert isinstance(read_mapping(path), dict)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("output_dir: --help", "output_dir"),
+        ("opt_betas: [--help, 1]", "opt_betas"),
+        ("help: 1", "Unknown flag --help"),
+        ("finetune: [a.pth, --seed, 5]", "finetune must be one value"),
+        ("opt_betas: [--seed, 5]", "opt_betas"),
+        ("lr: [[1]]", "lr must be one value"),
+        ("offload: {a: b}", "offload must be"),
+        ("seed: -1", "--seed -1 must lie between"),
+        ("lr: .inf", "not a finite number"),
+        ('"a\\nb": 1', r"a\nb"),
+    ],
+)
+def test_hostile_values_name_the_file(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "flags.yaml"
+    path.write_text(content)
+    message = refusal("--config", str(path))
+    assert "flags.yaml" in message
+    assert says in message
+
+
 # --- the dataclasses ---------------------------------------------------------------------------------------
 
 

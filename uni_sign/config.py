@@ -134,7 +134,8 @@ def parse_flags(
 ) -> list[Any]:
     """One checked instance per dataclass in ``kinds``; flags win over ``--config FILE``, that over ``defaults``.
 
-    ``source`` says in errors where the defaults come from. Dashes and underscores in flag names are the same. Raises InputError for anything unknown or impossible.
+    ``source`` says in errors where the defaults come from. Dashes and underscores in flag names are the same.
+    Raises InputError for anything unknown or impossible.
     """
     fields = {field.name: (kind, field) for kind in kinds for field in dataclasses.fields(kind)}
     known = build_parser(*kinds, program=program).parse_words(argv)
@@ -223,9 +224,9 @@ def converted(content: Mapping[str, Any], kinds: Sequence[Any], source: str) -> 
         action = by_option[option]
         if value is None:
             raise InputError(f"{source}: {key} has no value: give one or leave the line out.")
-        given = value if isinstance(value, (list, tuple)) else [value]
+        given = value if isinstance(value, (list, tuple)) and action.nargs else [value]
         if not all(isinstance(word, (str, int, float, datetime.date)) for word in given):
-            raise InputError(f"{source}: {key} must be one value, or a list of values.")
+            raise InputError(f"{source}: {key} must be {'a list of values' if action.nargs else 'one value'}.")
         if isinstance(action, argparse.BooleanOptionalAction):
             if not isinstance(value, bool):
                 raise InputError(f"{source}: {key} must be true or false, not {value!r}.")

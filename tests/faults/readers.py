@@ -28,7 +28,7 @@ from uni_sign.config import TrainConfig, parse_flags
 from uni_sign.data import safe_pickle, wholebody
 from uni_sign.data.corpora import Corpus, load_corpus, read_split
 from uni_sign.data.descriptions import read_descriptions
-from uni_sign.data.safe_pickle import load_tensors
+from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.wholebody import read_pose
 from uni_sign.engine.checkpoint import RunState, find_resume, read_state

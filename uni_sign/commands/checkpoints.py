@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from uni_sign.config import flag, parse_flags
-from uni_sign.data.safe_pickle import load_tensors
+from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.errors import InputError
 from uni_sign.stages.base import load_stage
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from uni_sign.data.safe_pickle import load_tensors
+from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.errors import InputError
 from uni_sign.models.weights import unwrap
 

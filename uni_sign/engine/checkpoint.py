@@ -209,7 +209,7 @@ def _check_types(state: RunState) -> None:
         value = getattr(state, counter.name)
         if counter.type is int and (type(value) is not int or not 0 <= value < 1 << 63):
             raise ValueError(f"{counter.name} is no whole number from 0")
-    if not isinstance(state.best_score, int | float | None) or not isinstance(state.tracker_id, str | None):
+    if type(state.best_score) not in (int, float, type(None)) or type(state.tracker_id) not in (str, type(None)):
         raise ValueError("best_score is no number, or tracker_id no text")
 
 
