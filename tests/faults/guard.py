@@ -13,7 +13,7 @@ from typing import Any
 
 from uni_sign.errors import InputError
 
-SECONDS = 10  # of processor time, for one case
+SECONDS = 10.0  # of processor time, for one case
 MEMORY = 256 << 20  # resident bytes more than before, for one case ...
 MEMORY_PER_BYTE = 100  # ... and for each byte of its file: a Python list takes 64, and one byte can name it
 ADDRESS_SPACE = 4 << 30  # beyond what the process has at the start: more is refused by the system
