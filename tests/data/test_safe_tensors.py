@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.errors import InputError
@@ -41,6 +42,30 @@ def test_tensors(tmp_path: Path) -> None:
         assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_whatever_training_saves_comes_back(tmp_path: Path, zipped: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    weights = model.state_dict()
+    weights |= {"tied": weights["0.weight"], "parameter": nn.Parameter(torch.ones(2)), "empty": torch.empty(0, 3)}
+    weights |= {
+        "half": torch.ones(3).bfloat16(),
+        "view": torch.arange(12.0).reshape(3, 4)[1:].t(),
+        "one": torch.tensor(1),
+    }
+    if zipped:  # torch itself does not read it back from the old form
+        weights["fp8"] = torch.ones(2).to(torch.float8_e4m3fn)
+    content = {"model": weights, "optimizer": optimizer.state_dict(), "epoch": 3, "shape": torch.Size((2, 3))}
+    content |= {"device": torch.device("cpu"), "dtype": torch.float32}
+    torch.save(content, tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
+    loaded = load_tensors(tmp_path / "model.pth")
+    assert loaded.keys() == content.keys()
+    assert all(torch.equal(loaded["model"][name].float(), weights[name].float()) for name in weights)
+    assert all(loaded[name] == content[name] for name in ("epoch", "shape", "device", "dtype"))
+
+
 def test_checkpoints_that_would_run_code(tmp_path: Path) -> None:
     mark, path = tmp_path / "ran", tmp_path / "model.pth"
     for zipped in (True, False):
@@ -63,6 +88,8 @@ MEMORY_BOMBS = {
     "_codecs.encode": b"c_codecs\nencode\nX\x01\x00\x00\x00xX\x03\x00\x00\x00hex\x86R",
     "collections.Counter": b"ccollections\nCounter\n)R",
     "a dict made of another": b"}" + TIMES,
+    "attributes of a dict": b"ccollections\nOrderedDict\n)R}X\x04\x00\x00\x00keysK\x05sb",
+    "cut short": b"(" + b"K\x01" * 100 + b"tq\x00ctorch\nSize\nh\x00\x85R",
     "": TENSOR % FOUR + b"K\x00" + GIGA + b"\x85K\x01\x85\x89NtR",  # larger than its storage
     "damaged": TENSOR % GIGA + b"K\x00" + GIGA + b"\x85K\x01\x85\x89NtR",  # a storage larger than the file
     "or is damaged": TENSOR % FOUR + b"K\x00" + GIGA + b"\x85K\x00\x85\x89NtR",  # one number, repeated

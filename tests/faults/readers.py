@@ -779,6 +779,7 @@ def _torch_programs() -> list[bytes]:
         many + b"q\x00]q\x01" + (b"h\x01" + _ORDERED + b"]h\x00\x86\x85R" + b"a") * 200,
         b"ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemscos\nsystem\nsb",
         b"ctorch._tensor\n_rebuild_from_type_v2\n(" + _ORDERED + _ORDERED + b")NtR",
+        b"(" + b"K\x01" * 50_000 + b"tq\x00]q\x01" + b"h\x01ctorch\nSize\nh\x00\x85Ra0" * 2000,
         b"cos\nsystem\nX\x04\x00\x00\x00true\x85R",
         b"ctorch.hub\nload\nX\x04\x00\x00\x00true\x85R",
         b"cbuiltins\ncomplex\n)R",
@@ -795,6 +796,9 @@ _KEY = b"X\x01\x00\x00\x00w"
 def _checkpoint_attacks(folder: Path, whole: bytes) -> list[bytes]:
     repack = _repacked(whole, "data.pkl")
     programs = [b"\x80\x02}q\x7f(" + _KEY + program + b"u." for program in _torch_programs()]
+    for method in (b"keys", b"items", b"get"):
+        odd = _ORDERED + b")R}X%sK\x05sb" % (struct.pack("<I", len(method)) + method)
+        programs += [b"\x80\x02" + odd + b".", b"\x80\x02}X\x05\x00\x00\x00model" + odd + b"s."]
     legacy = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
     with zipfile.ZipFile(io.BytesIO(whole)) as stored, io.BytesIO() as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:

@@ -25,6 +25,8 @@ from uni_sign.data.safe_pickle import (
 )
 from uni_sign.errors import InputError
 
+MAX_DIMENSIONS = 64  # of a tensor, as in torch
+
 
 def load_tensors(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint, `.safetensors` or what `torch.save` wrote, onto the CPU, memory-mapped if possible.
@@ -89,10 +91,11 @@ def _plain_programs(path: Path) -> Iterator[bytes]:
 
 
 class _OrderedDict(dict[Any, Any]):
-    """Stands for an OrderedDict, whose attributes do not matter."""
+    """Stands for an OrderedDict; a state dict has one attribute, and others could take the place of its methods."""
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        if type(state) is not dict or state.keys() - {"_metadata"}:
+            raise RefusedError("attributes of a dict")
 
 
 def _make_ordered_dict(*items: Any) -> _OrderedDict:
@@ -101,8 +104,15 @@ def _make_ordered_dict(*items: Any) -> _OrderedDict:
     return _OrderedDict()
 
 
+def _make_size(size: Any) -> InertName:
+    if type(size) is not tuple or len(size) > MAX_DIMENSIONS:  # a long one could be copied again and again
+        raise ValueError("not a size")
+    return InertName()
+
+
 def _make_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> InertName:
     """A tensor must lie inside its storage and not be larger: torch would make the storage larger."""
+    _make_size(size)
     if type(storage) is not _Storage or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
         raise TypeError("not a tensor")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -127,8 +137,9 @@ def _make_nothing(*_: Any) -> InertName:
 _TORCH_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _make_ordered_dict,
     ("torch._utils", "_rebuild_tensor_v2"): _make_tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _make_tensor,  # of the newer dtypes
     ("torch._utils", "_rebuild_parameter"): _make_nothing,
-    ("torch", "Size"): _make_nothing,
+    ("torch", "Size"): _make_size,
     ("torch", "device"): _make_nothing,
 }
 _TORCH_TYPE = re.compile(r"[A-Z][A-Za-z0-9]*Storage|b?float[0-9a-z_]+|u?int[0-9]+|bool|complex[0-9]+")
