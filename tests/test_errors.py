@@ -16,7 +16,8 @@ def test_a_message_is_one_printable_line(kind: type[InputError]) -> None:
 
 
 def test_a_long_message_keeps_both_ends() -> None:
-    message = str(InputError("labels.train: clip " + "x" * 10**6 + " is empty: leave it out."))
-    assert len(message) < 1010
-    assert message.startswith("labels.train: clip x")
-    assert message.endswith("x is empty: leave it out.")
+    for odd in ("x", "\n", "\ud800"):
+        message = str(InputError("labels.train: clip " + odd * 10**6 + " is empty: leave it out."))
+        assert len(message) < 1010
+        assert message.startswith("labels.train: clip ")
+        assert message.endswith(" is empty: leave it out.")

@@ -16,6 +16,8 @@ class SampleError(InputError):
 
 def one_line(text: str) -> str:
     """Text that quotes a stranger's file, short and printable: no line break, no control of the terminal."""
-    if len(text) > _LONGEST:
-        text = f"{text[: _LONGEST * 2 // 3]} ... {text[-_LONGEST // 3 :]}"
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return _cut("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in _cut(text)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST * 2 // 3]} ... {text[-_LONGEST // 3 :]}"

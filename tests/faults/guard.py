@@ -17,7 +17,7 @@ SECONDS = 10.0  # of processor time, for one case
 MEMORY = 256 << 20  # resident bytes more than before, for one case ...
 MEMORY_PER_BYTE = 100  # ... and for each byte of its file: a Python list takes 64, and one byte can name it
 ADDRESS_SPACE = 4 << 30  # beyond what the process has at the start: more is refused by the system
-LONGEST_MESSAGE = 2000
+LONGEST_MESSAGE = 1010
 
 _RUNS_CODE = ("exec", "import", "os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pickle.find_class", "urllib.")
 _HARMLESS = ("os.scandir", "os.listdir")

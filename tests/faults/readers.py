@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -64,6 +65,7 @@ class Reader:
 
 def prepare(folder: Path) -> None:
     """The files round the one that is read, and the scaled bounds; once in a process."""
+    codecs.lookup("raw_unicode_escape")  # pickletools imports it on demand
     safe_pickle.MAX_BYTES = wholebody.MAX_BYTES = MAX_BYTES
     safe_pickle.MAX_PROGRAM = MAX_PROGRAM
     (folder / "poses").mkdir()
