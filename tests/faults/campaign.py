@@ -13,7 +13,8 @@ from guard import Guard
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from mutations import mutated, pickle_mutated
-from readers import READERS, Reader, prepare
+from reader import Reader, prepare
+from readers import READERS
 
 
 class _Case:
