@@ -45,7 +45,10 @@ def stage_of(
         raise InputError(
             f"{path} does not say how it was trained: use `uni-sign train <stage> --eval --finetune {path}`."
         )
-    stage_type = load_stage(stage)
+    try:
+        stage_type = load_stage(stage)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     known = {field.name for kind in (*kinds, stage_type.Config) for field in dataclasses.fields(kind)}
     kept = {name: value for name, value in {**run_flags, **flags, **(defaults or {})}.items() if name in known}
     kept = {name: value for name, value in kept.items() if name not in _NOT_KEPT}
