@@ -18,10 +18,11 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOU
 # By the longest matching prefix of a module's name: the prefixes of what it may import of ours.
 MAY_IMPORT = {
     "uni_sign.errors": (),
-    "uni_sign.config": ("uni_sign.errors",),
+    "uni_sign.yaml_files": ("uni_sign.errors",),
+    "uni_sign.config": ("uni_sign.yaml_files", "uni_sign.errors"),
     "uni_sign.drawing": ("uni_sign.errors",),
     "uni_sign.metrics": ("uni_sign.metrics", "uni_sign.errors"),
-    "uni_sign.data": ("uni_sign.data", "uni_sign.errors"),
+    "uni_sign.data": ("uni_sign.data", "uni_sign.yaml_files", "uni_sign.errors"),
     "uni_sign.models": ("uni_sign.models", "uni_sign.errors"),
     "uni_sign.stages": (
         *("uni_sign.stages.base", "uni_sign.stages._"),

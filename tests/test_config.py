@@ -15,10 +15,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uni_sign.config import TrainConfig, as_plain, build_parser, converted, parse_flags, read_yaml
+from uni_sign.config import TrainConfig, as_plain, build_parser, converted, parse_flags
 from uni_sign.errors import InputError
 from uni_sign.stages.base import load_stage, stage_names
 from uni_sign.stages.fine_tuning import FineTuningConfig
+from uni_sign.yaml_files import read_mapping
 
 KINDS = (TrainConfig, FineTuningConfig)
 
@@ -244,7 +245,30 @@ def test_any_file_reads_or_is_refused(tmp_path_factory: pytest.TempPathFactory, 
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(content)
     with contextlib.suppress(InputError):
-        assert isinstance(read_yaml(path), dict)
+        assert isinstance(read_mapping(path), dict)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("output_dir: --help", "output_dir"),
+        ("opt_betas: [--help, 1]", "opt_betas"),
+        ("help: 1", "Unknown flag --help"),
+        ("finetune: [a.pth, --seed, 5]", "finetune must be one value"),
+        ("opt_betas: [--seed, 5]", "opt_betas"),
+        ("lr: [[1]]", "lr must be one value"),
+        ("offload: {a: b}", "offload must be"),
+        ("seed: -1", "--seed -1 must lie between"),
+        ("lr: .inf", "not a finite number"),
+        ('"a\\nb": 1', r"a\nb"),
+    ],
+)
+def test_hostile_values_name_the_file(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "flags.yaml"
+    path.write_text(content)
+    message = refusal("--config", str(path))
+    assert "flags.yaml" in message
+    assert says in message
 
 
 # --- the dataclasses ---------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def _complain(sentence: str, kind: str = "error", everyone: bool = False) -> Non
     """Say it once a machine (another one may lack a file of its own), or by every process that it concerns."""
     if everyone or os.environ.get("LOCAL_RANK", "0") == "0":
         # What a data-loading process raises comes with its stack trace before the sentence.
-        sentence = sentence.strip().splitlines()[-1].removeprefix("uni_sign.errors.InputError: ")
+        sentence = sentence.rpartition("uni_sign.errors.InputError: ")[2].removesuffix("\\n")
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" of rank {rank} on {socket.gethostname()}"
         print(f"uni-sign: {kind}{where}: {sentence}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import datetime
 import difflib
 import math
 import types
@@ -10,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import yaml
-
 from uni_sign.errors import InputError
+from uni_sign.yaml_files import read_mapping
 
 Check = Callable[[Any], str | None]
 
@@ -139,17 +139,19 @@ def parse_flags(
     *kinds: Any,
     program: str = "uni-sign train",
     defaults: Mapping[str, Any] | None = None,
+    source: str = "the defaults",
 ) -> list[Any]:
     """One checked instance per dataclass in ``kinds``; flags win over ``--config FILE``, that over ``defaults``.
 
-    Dashes and underscores in flag names are the same. Raises InputError for anything unknown or impossible.
+    ``source`` says in errors where the defaults come from. Dashes and underscores in flag names are the same.
+    Raises InputError for anything unknown or impossible.
     """
     fields = {field.name: (kind, field) for kind in kinds for field in dataclasses.fields(kind)}
     known = build_parser(*kinds, program=program).parse_words(argv)
     given = {name: value for name, value in vars(known).items() if name != "config"}
-    values = converted(defaults or {}, kinds, "the checkpoint's flags")
+    values = converted(defaults or {}, kinds, source)
     if known.config:
-        values |= converted(read_yaml(known.config), kinds, str(known.config))
+        values |= converted(read_mapping(known.config), kinds, str(known.config))
     values |= given
     made = []
     for kind in kinds:
@@ -159,9 +161,9 @@ def parse_flags(
     return made
 
 
-def build_parser(*kinds: Any, program: str) -> Parser:
+def build_parser(*kinds: Any, program: str, add_help: bool = True) -> Parser:
     """The argparse parser of these dataclasses: a flag a field, grouped by dataclass, nothing abbreviated."""
-    parser = Parser(prog=program, argument_default=argparse.SUPPRESS)
+    parser = Parser(prog=program, argument_default=argparse.SUPPRESS, add_help=add_help)
     parser.add_argument("--config", type=Path, default=None, help="YAML or JSON file of flags; the command line wins")
     for kind in kinds:
         group = parser.add_argument_group(kind.__doc__.splitlines()[0])
@@ -220,58 +222,52 @@ def _unknown_flag(token: str, parser: argparse.ArgumentParser) -> str:
 
 def converted(content: Mapping[str, Any], kinds: Sequence[Any], source: str) -> dict[str, Any]:
     """Values by flag name, converted as the command line converts them; ``source`` is named in errors."""
-    parser = build_parser(*kinds, program=source)
+    parser = build_parser(*kinds, program=source, add_help=False)  # a value --help would end the program
+    checked = {field.name: field for kind in kinds for field in dataclasses.fields(kind)}
     by_option = {option: action for action in parser._actions for option in action.option_strings}
     values: dict[str, Any] = {}
     for key, value in content.items():
         option = _underscored(f"--{key}")
-        if option not in by_option or option in ("--config", "--help") or option.startswith("--no-"):
+        if option not in by_option or option == "--config" or option.startswith("--no-"):
             raise InputError(f"{source}: {_unknown_flag(option, parser)}")
         action = by_option[option]
         if value is None:
             raise InputError(f"{source}: {key} has no value: give one or leave the line out.")
+        given = value if isinstance(value, (list, tuple)) and action.nargs else [value]
+        if not all(isinstance(word, (str, int, float, datetime.date)) for word in given):
+            raise InputError(f"{source}: {key} must be {'a list of values' if action.nargs else 'one value'}.")
         if isinstance(action, argparse.BooleanOptionalAction):
             if not isinstance(value, bool):
                 raise InputError(f"{source}: {key} must be true or false, not {value!r}.")
             values[action.dest] = value
             continue
-        words = [str(word) for word in value] if isinstance(value, (list, tuple)) else [str(value)]
         try:
-            values.update(vars(parser.parse_args([option, *words])))
+            values[action.dest] = getattr(parser.parse_args([option, *map(str, given)]), action.dest)
+            _check_value(checked[action.dest], values[action.dest])
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
-    values.pop("config", None)
     return values
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML or JSON file; raises InputError where it is missing, broken or not a mapping."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    # Beside its own errors PyYAML lets those of int() and datetime through, e.g. for month 13.
-    except (ValueError, LookupError, AttributeError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold names and values, one a line, but holds {type(content).__name__}.")
-    return {str(key): value for key, value in content.items()}
 
 
 def check_values(config: Any) -> None:
     """Raise InputError for the first value of ``config`` that is impossible alone or together with others."""
     for field in dataclasses.fields(config):
-        value, check = getattr(config, field.name), field.metadata.get("check")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"--{field.name} {value} is not a finite number.")
-        problem = check(value) if check and value is not None else None
-        if problem:
-            raise InputError(f"--{field.name} {value} {problem}.")
+        value = getattr(config, field.name)
+        _check_value(field, value)
         if isinstance(value, list):  # argparse gives two numbers as a list
             object.__setattr__(config, field.name, tuple(value))
     conflict = config.conflicts() if hasattr(config, "conflicts") else None
     if conflict:
         raise InputError(conflict + ".")
+
+
+def _check_value(field: Any, value: Any) -> None:
+    check = field.metadata.get("check")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"--{field.name} {value} is not a finite number.")
+    problem = check(value) if check and value is not None else None
+    if problem:
+        raise InputError(f"--{field.name} {value} {problem}.")
 
 
 def as_plain(*configs: Any) -> dict[str, Any]:

@@ -1,8 +1,13 @@
 """What ends a command: every message is one sentence with the remedy."""
 
+_LONGEST = 1000  # characters
+
 
 class InputError(Exception):
     """A flag, file or folder is wrong: commands print the message and exit with status 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class SampleError(InputError):
@@ -19,3 +24,12 @@ class PeerLostError(RunError):
 
 class Preempted(Exception):
     """A run was asked to stop and has saved what it had learnt: commands exit with status 75."""
+
+
+def one_line(text: str) -> str:
+    """Text that quotes a stranger's file, short and printable: no line break, no control of the terminal."""
+    return _cut("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in _cut(text)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST * 2 // 3]} ... {text[-_LONGEST // 3 :]}"

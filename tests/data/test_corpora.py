@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -143,6 +144,8 @@ def test_braces_in_the_data_root_are_no_placeholder(tmp_path: Path) -> None:
         ({"labels": {**CORPUS["labels"], "dev": []}}, "wrong form"),  # type: ignore[dict-item]
         ({"pose_dir": []}, "wrong form"),
         ({"description_dirs": [1]}, "wrong form"),
+        ({"pose_dir": "x" * 5000}, "wrong form"),
+        ({"name": ["Mine"]}, "name and language must be text"),
     ],
 )
 def test_corpus_files_that_are_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
@@ -225,7 +228,10 @@ def test_glosses_as_list_or_text(tmp_path: Path, gloss: Any, target: str) -> Non
         (entry("b", video_path=7), "SLT", "video_path"),
         (entry("b", video_path="z.mp4"), "SLT", "no pose file z.pkl in "),
         (entry("b", language="?"), "SLT", "its language '?'"),
-        (entry("b", language=3), "SLT", "its language 3"),
+        (entry("b", language=3), "SLT", "its language of type int"),
+        ({**entry("b"), "name": 3}, "SLT", "name, video_path and text must be strings"),
+        (entry("b", pose=np.ones(3)), "SLT", "must be strings"),
+        (entry("b", gloss=["x" * 1000] * 1000), "CSLR", "100,000 letters in all"),
     ],
 )
 def test_unusable_clips_are_left_out_and_named(tmp_path: Path, bad: Any, task: str, says: str) -> None:
@@ -235,6 +241,20 @@ def test_unusable_clips_are_left_out_and_named(tmp_path: Path, bad: Any, task: s
     assert says in problem
     assert "clip b" in problem
     assert str(tmp_path / "labels.train") in problem
+
+
+def test_values_that_stand_for_more_than_memory_holds_are_not_spelled_out(tmp_path: Path) -> None:
+    bomb: Any = "x"
+    for _ in range(60):
+        bomb = [bomb, bomb]
+    values = {"name": bomb, "language": bomb, "text": bomb, "pose": bomb}, {"name": 1 << 50_000}
+    bad = [{**entry("b"), name: value} for some in values for name, value in some.items()]
+    labels = {"a": entry("a"), **{f"b{number}": one for number, one in enumerate(bad)}, 1 << 50_000: entry("b")}
+    split = read_split(corpus_of(tmp_path, labels), "SLT", "train")
+    assert [sample.name for sample in split.samples] == ["a"]
+    assert all(len(problem) < 1000 for problem in split.problems)
+    [problem] = read_split(corpus_of(tmp_path, {"a": entry("a"), "b\n\x1b[31m": None}), "SLT", "train").problems
+    assert problem.isprintable()
 
 
 def test_no_usable_clip_at_all(tmp_path: Path) -> None:

@@ -8,14 +8,11 @@ import collections
 import contextlib
 import gzip
 import io
-import math
 import os
 import pickle
 import random
-import struct
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from uni_sign.data import safe_pickle
-from uni_sign.data.safe_pickle import load_pickle, load_tensors
+from uni_sign.data.safe_pickle import load_pickle
+from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.errors import InputError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -398,66 +396,3 @@ def test_numpy_still_believes_any_state_of_a_dtype() -> None:
 def test_python_still_crashes_on_nested_keys() -> None:
     code = "import pickle; pickle.loads(b'\\x80\\x04})' + b'\\x85' * 2_000_000 + b'Ns.')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode < 0
-
-
-# --- tensors -----------------------------------------------------------------------------------------------
-
-
-def test_tensors(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    from safetensors.torch import save_file
-
-    tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
-    torch.save(tensors, tmp_path / "new.pth")
-    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    save_file(tensors, tmp_path / "safe.safetensors")
-    for name in ("new.pth", "old.pth", "safe.safetensors"):
-        loaded = load_tensors(tmp_path / name)
-        assert loaded.keys() == tensors.keys()
-        assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
-
-
-def test_checkpoints_that_would_run_code(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    mark, path = tmp_path / "ran", tmp_path / "model.pth"
-    for zipped in (True, False):
-        torch.save({"w": Call(os.system, f"touch {mark}")}, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(InputError, match=rf"model\.pth asks for {os.system.__module__}\.system"):
-            load_tensors(path)
-        torch.save({"args": argparse.Namespace(lr=1)}, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(InputError, match=r"argparse\.Namespace"):
-            load_tensors(path)
-    assert not mark.exists()
-
-
-def test_damaged_checkpoints(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    path = tmp_path / "model.pth"
-    torch.save({"w": torch.zeros(1000)}, path)
-    whole = path.read_bytes()
-    header = struct.pack("<Q", 1 << 60)
-    for name, content in (
-        ("cut.pth", whole[: len(whole) // 2]),
-        ("short.pth", whole[:10]),
-        ("text.pth", b"hello"),
-        ("junk.safetensors", b"hello"),
-        ("lies.safetensors", header + b"{}"),
-        ("page.safetensors", b"<!DOCTYPE html><html></html>"),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=name.replace(".", r"\.")) as caught:
-            load_tensors(tmp_path / name)
-        assert "\n" not in str(caught.value)
-    with zipfile.ZipFile(path) as stored, zipfile.ZipFile(tmp_path / "z.pth", "w", zipfile.ZIP_DEFLATED) as packed:
-        for entry in stored.namelist():
-            packed.writestr(entry, stored.read(entry))
-    with pytest.raises(InputError, match="decompression"):
-        load_tensors(tmp_path / "z.pth")
-
-
-@pytest.mark.parametrize("content", [[1, 2], 3.5, {1: 2}, math.pi])
-def test_checkpoints_without_names(tmp_path: Path, content: Any) -> None:
-    torch = pytest.importorskip("torch")
-    torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(InputError, match="no dict of named tensors"):
-        load_tensors(tmp_path / "model.pth")

@@ -99,3 +99,10 @@ def test_cut_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "spiece.model").write_bytes(TOKENIZER.model_bytes[:1000])
     with pytest.raises(InputError, match="SentencePiece"):
         Tokenizer(tmp_path)
+
+
+def test_pieces_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    model = TOKENIZER.model_bytes
+    (tmp_path / "spiece.model").write_bytes(model.replace("的".encode(), b"\xff\xfe\xff", 1))
+    with pytest.raises(InputError, match="SentencePiece"):
+        Tokenizer(tmp_path)

@@ -304,6 +304,8 @@ def test_numbers_that_are_none_name_the_frame(tmp_path: Path, key: str, value: f
         ({"keypoints": [None] * 6, "scores": [None] * 6}, "nobody"),
         ({"keypoints": [{"a": 1}] * 6}, "in frame 0"),
         ({"start": "a"}, "start"),
+        ({"start": -(1 << 50_000)}, "start"),
+        ({"end": 1 << 50_000}, "end"),
         ({"end": 2.5}, "end"),
     ],
 )

@@ -185,6 +185,34 @@ def test_broken_states(tmp_path: Path, content: str | None) -> None:
 # --- random states -----------------------------------------------------------------------------------------
 
 
+def test_a_strange_manifest_is_no_complete_one(tmp_path: Path) -> None:
+    manifest = publish(tmp_path, 5) / "manifest.json"
+    manifest.write_text("[" * 100_000)
+    assert problem_of(manifest.parent) == "it was not finished"
+    for name in ("x" * 300, "/" * 5000, "\0", "\ud800", "a\nb"):
+        manifest.write_text(json.dumps({name: 1}))
+        problem = problem_of(manifest.parent)
+        assert problem
+        assert problem.isprintable()
+
+
+@pytest.mark.parametrize("value", [None, -1, 1.0, True, "1", [], 1 << 63])
+def test_counters_of_a_state_are_whole_numbers(tmp_path: Path, value: Any) -> None:
+    for name in ("epoch", "window", "step", "best_step", "world_size"):
+        (tmp_path / "state.json").write_text(json.dumps({**asdict(RunState()), name: value}))
+        with pytest.raises(InputError, match=rf"state\.json cannot be read: {name} is no whole number"):
+            read_state(tmp_path, RunState())
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"best_score": "high"}', '{"best_score": false}', '{"tracker_id": 1}']
+)
+def test_strange_states(tmp_path: Path, content: str) -> None:
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(InputError, match=r"state\.json cannot be read"):
+        read_state(tmp_path, RunState())
+
+
 def draws() -> list[float]:
     return [
         random.random(),

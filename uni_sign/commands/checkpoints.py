@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from uni_sign.config import flag, parse_flags
-from uni_sign.data.safe_pickle import load_tensors
+from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.errors import InputError
 from uni_sign.stages.base import load_stage
 
@@ -45,9 +45,13 @@ def stage_of(
         raise InputError(
             f"{path} does not say how it was trained: use `uni-sign train <stage> --eval --finetune {path}`."
         )
-    stage_type = load_stage(stage)
+    try:
+        stage_type = load_stage(stage)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     known = {field.name for kind in (*kinds, stage_type.Config) for field in dataclasses.fields(kind)}
     kept = {name: value for name, value in {**run_flags, **flags, **(defaults or {})}.items() if name in known}
     kept = {name: value for name, value in kept.items() if name not in _NOT_KEPT}
-    parsed = parse_flags(argv, *kinds, stage_type.Config, program=program, defaults={**kept, "finetune": str(path)})
-    return stage_type, parsed
+    kept["finetune"] = str(path)
+    source = f"the flags in {path}"
+    return stage_type, parse_flags(argv, *kinds, stage_type.Config, program=program, defaults=kept, source=source)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from uni_sign.data.safe_pickle import load_tensors
+from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.errors import InputError
 from uni_sign.models.weights import unwrap
 
@@ -42,24 +42,42 @@ def _to_folder(source: Path, target: Path) -> None:
         else:
             tied[name] = owner
     extras = {key: value for key, value in checkpoint.extras.items() if _plain(value)}
+    config = json.dumps({**extras, "tied": tied}, indent=1)
     target.mkdir(parents=True)
     save_file(weights, target / _WEIGHTS, metadata={"format": "pt"})
-    (target / _CONFIG).write_text(json.dumps({**extras, "tied": tied}, indent=1, ensure_ascii=False))
+    (target / _CONFIG).write_text(config)
+
+
+def read_exported(folder: Path) -> dict[str, Any]:
+    """What `export` wrote to a folder, as it was in the ``.pth`` file; raises InputError where it is broken."""
+    try:
+        extras: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        tied: dict[str, str] = dict(extras.pop("tied").items())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"{folder / _CONFIG} is missing or not one that `uni-sign export` wrote.") from error
+    weights = load_tensors(folder / _WEIGHTS)
+    missing = [owner for owner in tied.values() if not isinstance(owner, str) or owner not in weights]
+    if missing:
+        raise InputError(f"{folder / _WEIGHTS} lacks {missing[0]}: export it again.")
+    return {"model": {**weights, **{name: weights[owner] for name, owner in tied.items()}}, **extras}
 
 
 def _to_pth(source: Path, target: Path) -> None:
-    try:
-        extras: dict[str, Any] = json.loads((source / _CONFIG).read_text(encoding="utf-8"))
-        tied: dict[str, str] = extras.pop("tied")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{source / _CONFIG} is missing or not one that `uni-sign export` wrote.") from error
-    weights = load_tensors(source / _WEIGHTS)
-    missing = [owner for owner in tied.values() if owner not in weights]
-    if missing:
-        raise InputError(f"{source / _WEIGHTS} lacks {missing[0]}: export it again.")
+    content = read_exported(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": {**weights, **{name: weights[owner] for name, owner in tied.items()}}, **extras}, target)
+    torch.save(content, target)
 
 
 def _plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool, dict, list, type(None)))
+    """Whether a value is what flags are: scalars, lists of scalars, and dicts of both."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and (_scalar(item) or _scalars(item)) for key, item in value.items())
+    return _scalar(value) or _scalars(value)
+
+
+def _scalars(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_scalar, value))
+
+
+def _scalar(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, type(None)))

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from uni_sign.data.safe_pickle import load_pickle
-from uni_sign.errors import InputError
+from uni_sign.data.safe_pickle import MAX_BYTES, check_file, load_pickle
+from uni_sign.errors import InputError, one_line
+from uni_sign.yaml_files import read_mapping
 
 SPLITS = ("train", "dev", "test")
 TASKS = ("SLT", "CSLR", "ISLR")
 _CORPORA = Path(__file__).resolve().parents[2] / "configs" / "corpora"
+MAX_TARGET = 100_000  # letters of the glosses of one clip
 _HELD_OUT_SHARE = 0.01
 
 
@@ -90,7 +90,7 @@ def load_corpus(name_or_path: str, data_root: Path) -> Corpus:
             raise InputError(
                 f"--dataset {name_or_path} is unknown: use {', '.join(known_corpora())}, or the path of a YAML file."
             )
-    return _corpus_from(_mapping(path), path, data_root)
+    return _corpus_from(read_mapping(path), path, data_root)
 
 
 def default_corpus(data_root: Path) -> tuple[Corpus, str]:
@@ -101,19 +101,6 @@ def default_corpus(data_root: Path) -> tuple[Corpus, str]:
     return load_corpus("Demo", data_root), (
         f"No --dataset given and no CSL_Daily at {corpus.labels['train']}: using the embedded Demo corpus."
     )
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--dataset: {path} cannot be read: {error.strerror}.") from error
-    # Beside its own errors PyYAML lets those of int() and datetime through, e.g. for month 13.
-    except (ValueError, LookupError, AttributeError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"--dataset: {path} is not valid YAML: {str(error).splitlines()[0]}.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"--dataset: {path} must hold names and values, as configs/corpora/Demo.yaml does.")
-    return content
 
 
 def _corpus_from(content: Mapping[str, Any], path: Path, root: Path) -> Corpus:
@@ -131,7 +118,7 @@ def _corpus_from(content: Mapping[str, Any], path: Path, root: Path) -> Corpus:
         values["video_dir"] = _present(root, values["video_dir"]) if values.get("video_dir") else None
         values["tasks"] = tuple(_listed(values.get("tasks", ["SLT"])))
         corpus = Corpus(**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OSError) as error:  # of a name too long for a file the system itself complains
         raise InputError(f"{path}: a value has the wrong form: {error}.") from error
     _check(corpus, path)
     return corpus
@@ -150,6 +137,8 @@ def _present(root: Path, choice: Any) -> Path:
 
 
 def _check(corpus: Corpus, path: Path) -> None:
+    if not isinstance(corpus.name, str) or not isinstance(corpus.language, str):
+        raise InputError(f"{path}: name and language must be text.")
     wrong = [task for task in corpus.tasks if task not in TASKS]
     if wrong:
         raise InputError(f"{path}: task {wrong[0]!r} is unknown: use {', '.join(TASKS)}.")
@@ -179,9 +168,9 @@ def read_split(corpus: Corpus, task: str, split: str) -> Split:
     samples: list[Sample] = []
     problems: list[str] = []
     for key, entry in labels.items():
-        made = _sample(str(key), entry, corpus, task, sizes)
+        made = _sample(key, entry, corpus, task, sizes)
         if isinstance(made, str):
-            problems.append(f"{path}: clip {key}: {made}")
+            problems.append(one_line(f"{path}: clip {_quoted(key)}: {made}"))
             continue
         name, pose_file, target, language = made
         description = described / f"{name}.json" if described and f"{name}.json" in described_names else None
@@ -192,16 +181,22 @@ def read_split(corpus: Corpus, task: str, split: str) -> Split:
     return Split(samples, problems)
 
 
+def _quoted(value: Any) -> str:
+    """What can be said of a value without writing it all: a few references can stand for more than memory holds."""
+    return value if isinstance(value, str) else type(value).__name__
+
+
 def _sample(
-    key: str, entry: Any, corpus: Corpus, task: str, sizes: Mapping[str, int]
+    key: Any, entry: Any, corpus: Corpus, task: str, sizes: Mapping[str, int]
 ) -> tuple[str, str, str, str] | str:
     """(name, pose file, target, language) of a label entry, or what is wrong with it."""
     if not isinstance(entry, Mapping):
         return f"its entry is {type(entry).__name__}, not a dict."
-    pose = entry.get("pose") or entry.get("video_path") or entry.get("video") or f"{key}.pkl"
-    target = _target(entry, task)
-    if not isinstance(pose, str) or not isinstance(target, str):
-        return "video_path and text must be strings, gloss a list of strings."
+    name, target = entry.get("name", key), _target(entry, task)
+    files = [entry[field] for field in ("pose", "video_path", "video") if entry.get(field) is not None]
+    if not all(isinstance(value, str) for value in (key, name, target, *files)):
+        return f"name, video_path and text must be strings, gloss a list of strings, {MAX_TARGET:,} letters in all."
+    pose = next(filter(None, files), f"{key}.pkl")
     if not target.strip():
         return f"its target for {task} is empty."
     if target != target.encode(errors="ignore").decode():  # a lone surrogate would fail in the tokenizer
@@ -213,17 +208,18 @@ def _sample(
     # A language the prompt does not know would go unseen into training: it must be a word.
     language = entry.get("language", corpus.language)
     if not isinstance(language, str) or not language.isalpha():
-        return f"its language {language!r} is not a word such as Chinese or English."
-    return str(entry.get("name", key)), file, target, language
+        said = repr(language) if isinstance(language, str) else f"of type {type(language).__name__}"
+        return f"its language {said} is not a word such as Chinese or English."
+    return name, file, target, language
 
 
 def _target(entry: Mapping[str, Any], task: str) -> Any:
     if task != "CSLR":
         return entry.get("text")
     gloss = entry.get("gloss", "")
-    if isinstance(gloss, (list, tuple)) and all(isinstance(word, str) for word in gloss):
-        return " ".join(gloss)
-    return gloss
+    if not isinstance(gloss, (list, tuple)) or not all(isinstance(word, str) for word in gloss):
+        return gloss
+    return " ".join(gloss) if sum(map(len, gloss)) <= MAX_TARGET else gloss  # one word can be named many times
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:
@@ -251,6 +247,8 @@ def _read_labels(corpus: Corpus, task: str, split: str) -> tuple[Mapping[str, An
 def _csl_news(path: Path, split: str, files: Mapping[str, Path]) -> dict[str, Any]:
     """CSL-News: a JSON list of {video, pose, text}, whose last 1 % are those of dev and test without own files."""
     try:
+        if check_file(path) > MAX_BYTES:
+            raise InputError(f"{path} holds more than {MAX_BYTES:,} bytes: split it.")
         entries = json.loads(path.read_bytes().decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON in UTF-8: {error}.") from error
@@ -262,4 +260,8 @@ def _csl_news(path: Path, split: str, files: Mapping[str, Path]) -> dict[str, An
         chosen = entries[:-held_out]
     elif split not in files:
         chosen = entries[-held_out:]
-    return {Path(str(entry.get("pose") or entry.get("video") or i)).stem: entry for i, entry in enumerate(chosen)}
+    poses = [entry.get("pose") or entry.get("video") for entry in chosen]
+    return {
+        Path(pose).stem if isinstance(pose, str) else str(number): entry
+        for number, (pose, entry) in enumerate(zip(poses, chosen, strict=True))
+    }

@@ -1,8 +1,8 @@
-"""Reads pickles and checkpoints that come from strangers: their data, and nothing that would run.
+"""Reads pickles that come from strangers: their data, and nothing that would run.
 
 Allowing numpy's names is not enough: `numpy.dtype.__setstate__` reads outside its array when a pickle tells it
 to, ten bytes can make Python's unpickler allocate 64 GB (a memo index), and 200 kB can overflow the C stack (a
-nested tuple as a key). So a pickle is read in three steps: `_check_program` walks its instructions without
+nested tuple as a key). So a pickle is read in three steps: `check_program` walks its instructions without
 running any; Python's unpickler runs them, with inert stand-ins for the few names that data needs; `_Finisher`
 puts arrays in place of the stand-ins after checking shape, type and size.
 """
@@ -16,7 +16,6 @@ import pickle
 import re
 import stat
 import threading
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,11 +45,11 @@ def load_pickle(path: str | Path, stack: bool = False) -> Any:
     path = Path(path)
     data = _read(path)
     try:
-        tuples = _check_program(data)
+        tuples = check_program(data)
         if tuples <= SHALLOW_TUPLES:
             return _unpickle(data, stack)
         return _on_deep_stack(_unpickle, data, stack)
-    except _RefusedError as refused:
+    except RefusedError as refused:
         raise InputError(
             f"{path} asks for {refused}, and was refused before anything ran: "
             "keep only plain data in it (numbers, text, lists, dicts, numpy arrays)."
@@ -61,49 +60,6 @@ def load_pickle(path: str | Path, stack: bool = False) -> Any:
         raise InputError(f"{path} does not fit into memory: split it.") from None
     except Exception:  # of bytes that make no sense the unpickler raises a dozen types
         raise InputError(f"{path} is not a pickle, or is damaged or cut short: get it anew.") from None
-
-
-def load_tensors(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint, `.safetensors` or what `torch.save` wrote, onto the CPU, memory-mapped if possible.
-
-    Raises InputError, naming the file, when it cannot be read, is damaged, is no dict with str keys, or holds
-    anything that `torch.load(weights_only=True)` refuses.
-    """
-    path = Path(path)
-    check_file(path)
-    loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
-    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise InputError(f"{path} holds no dict of named tensors: give a checkpoint's state dict.")
-    return loaded
-
-
-def _load_torch(path: Path) -> Any:
-    import torch
-
-    try:
-        zipped = zipfile.is_zipfile(path)
-        if zipped:
-            with zipfile.ZipFile(path) as archive:
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise _RefusedError("decompression, which torch.save never needs")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # torch.load raises a dozen types, by version and by kind of damage
-        asked = re.search(r"(?:GLOBAL|[Cc]lass|function) ([\w.]+\.\w+)", str(error))
-        if asked or isinstance(error, _RefusedError):
-            raise InputError(
-                f"{path} asks for {asked[1] if asked else error}, and was refused before anything ran: "
-                "save the state dict alone."
-            ) from None
-        raise InputError(f"{path} is not a checkpoint, or is damaged or cut short: get it anew.") from None
-
-
-def _load_safetensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except Exception:  # SafetensorError, or what a header that lies provokes
-        raise InputError(f"{path} is not a safetensors file, or is damaged: get it anew.") from None
 
 
 # --- files -----------------------------------------------------------------------------------------------
@@ -168,7 +124,7 @@ def _reason(error: Exception) -> str:
 # --- before it runs ----------------------------------------------------------------------------------------
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """The pickle asks for something that is not plain data; the text says what."""
 
 
@@ -185,6 +141,7 @@ _REFUSED = {
 }
 _STOP = ord(".")
 _PUT = ord("p")
+_PERSISTENT = ord("Q")
 _NOT_TUPLES = bytes(set(range(256)) - set(b"t\x85\x86\x87"))
 
 
@@ -200,10 +157,11 @@ def _instructions(bits: int) -> re.Pattern[bytes]:
     )
 
 
-def _check_program(data: bytes) -> int:
+def check_program(data: bytes, persistent: bool = False) -> int:
     """Refuses instructions that plain data does not need, and sizes no pickler writes; counts the tuples.
 
-    An index of the memo cannot be larger than the file, because each entry took a byte to write.
+    An index of the memo cannot be larger than the file, because each entry took a byte to write. `persistent` ids are
+    what checkpoints name their storages by. Raises RefusedError, or ValueError or IndexError for damage.
     """
     run = _instructions(min(len(data).bit_length(), 31)).match
     at = program = tuples = code = 0
@@ -211,7 +169,7 @@ def _check_program(data: bytes) -> int:
         start = at
         at = run(data, at).end()  # type: ignore[union-attr]  # it matches an empty run, too
         code = data[at]
-        at, size = _argument(data, at)
+        at, size = (at + 1, 0) if persistent and code == _PERSISTENT else _argument(data, at)
         same = data[start:at]  # arrays of one list are spelled alike: look at each spelling once
         same_tuples = len(same.translate(None, _NOT_TUPLES))
         at = start
@@ -220,7 +178,7 @@ def _check_program(data: bytes) -> int:
             program += len(same)
             tuples += same_tuples
         if program > MAX_PROGRAM or tuples > MAX_TUPLES:
-            raise _RefusedError("more lists, dicts or tuples than a data file has")
+            raise RefusedError("more lists, dicts or tuples than a data file has")
     return tuples
 
 
@@ -238,7 +196,7 @@ def _argument(data: bytes, at: int) -> tuple[int, int]:
             raise ValueError("memo index beyond the file")
         return end + 1, 0
     asked = next((what for codes, what in _REFUSED.items() if code in codes), None)
-    raise _RefusedError(asked) if asked and at else ValueError("not a pickle")
+    raise RefusedError(asked) if asked and at else ValueError("not a pickle")
 
 
 # --- while it runs -----------------------------------------------------------------------------------------
@@ -258,15 +216,15 @@ class _DType(list[Any]):
     __setstate__ = list.extend
 
 
-class _Name:
+class InertName:
     """Stands for a name. Without attributes, or a pickle could change them for those that are read later."""
 
     __slots__ = ()
 
 
-def _name(make: Callable[..., Any]) -> Any:
+def inert(make: Callable[..., Any]) -> Any:
     """A name that, called, calls `make`."""
-    return type("_Name", (_Name,), {"__slots__": (), "__call__": staticmethod(make)})()
+    return type("_Name", (InertName,), {"__slots__": (), "__call__": staticmethod(make)})()
 
 
 class _Budget:
@@ -312,7 +270,7 @@ def _make_bytes() -> bytes:
 
 def _make_encoded(budget: _Budget, text: Any, encoding: Any) -> bytes:
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise _RefusedError(f"_codecs.encode with the codec {ascii(encoding)[:40]}")
+        raise RefusedError(f"_codecs.encode with the codec {ascii(encoding)[:40]}")
     budget.spend(len(text))
     return text.encode("latin-1")
 
@@ -332,14 +290,14 @@ def _make_scalar(budget: _Budget, dtype: Any, raw: Any) -> Any:
 
 _CORES = ("numpy.core", "numpy._core")  # numpy 1 and 2
 _BUILTINS = ("builtins", "__builtin__")  # protocols 0 to 2 use Python 2's name
-_NDARRAY = _name(_make_ndarray)
+_NDARRAY = inert(_make_ndarray)
 _NAMES = {
     ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _name(_make_dtype),
-    **{(f"{core}.multiarray", "_reconstruct"): _name(_make_array) for core in _CORES},
-    **{(f"{core}.numeric", "_frombuffer"): _name(_make_array_from_buffer) for core in _CORES},
-    **{(module, "bytes"): _name(_make_bytes) for module in _BUILTINS},
-    **{(module, "complex"): _name(_make_complex) for module in _BUILTINS},
+    ("numpy", "dtype"): inert(_make_dtype),
+    **{(f"{core}.multiarray", "_reconstruct"): inert(_make_array) for core in _CORES},
+    **{(f"{core}.numeric", "_frombuffer"): inert(_make_array_from_buffer) for core in _CORES},
+    **{(module, "bytes"): inert(_make_bytes) for module in _BUILTINS},
+    **{(module, "complex"): inert(_make_complex) for module in _BUILTINS},
 }
 _COPYING: dict[tuple[str, str], Callable[..., Any]] = {
     ("_codecs", "encode"): _make_encoded,
@@ -348,17 +306,19 @@ _COPYING: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class DataUnpickler(pickle.Unpickler):
+    """Python's unpickler, but with stand-ins for the names that plain data needs; raises RefusedError for others."""
+
     def __init__(self, data: bytes) -> None:
         super().__init__(_Whole(data))
         self.budget = _Budget(data)
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _COPYING:
-            return _name(partial(_COPYING[module, name], self.budget))
+            return inert(partial(_COPYING[module, name], self.budget))
         if (module, name) in _NAMES:
             return _NAMES[module, name]
-        raise _RefusedError(ascii(f"{module}.{name}"[:120])[1:-1])  # the file's words, kept on one line
+        raise RefusedError(ascii(f"{module}.{name}"[:120])[1:-1])  # the file's words, kept on one line
 
 
 class _Whole:
@@ -380,7 +340,7 @@ class _Whole:
 
 
 def _unpickle(data: bytes, stack: bool) -> Any:
-    return _Finisher(data, stack).finished(_Unpickler(data).load())
+    return _Finisher(data, stack).finished(DataUnpickler(data).load())
 
 
 def _on_deep_stack(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -396,7 +356,7 @@ def _on_deep_stack(function: Callable[..., Any], *arguments: Any) -> Any:
 # --- after it ran ------------------------------------------------------------------------------------------
 
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][1-9][0-9]{0,8}")
-_UNFINISHED = (list, dict, tuple, _DType, _Name)  # _Array is a list
+_UNFINISHED = (list, dict, tuple, _DType, InertName)  # _Array is a list
 
 
 class _Finisher:
@@ -421,8 +381,8 @@ class _Finisher:
             return _array(value, self.budget)
         if type(value) is _DType:
             return _dtype(value)
-        if isinstance(value, _Name):
-            raise _RefusedError("a function or a class")
+        if isinstance(value, InertName):
+            raise RefusedError("a function or a class")
         if isinstance(value, dict):
             return self._finish_dict(value)
         if isinstance(value, tuple):
@@ -484,7 +444,7 @@ def _dtype(state: Any) -> np.dtype:
     if type(state) is not _DType or type(code) is not str:
         raise TypeError("not a dtype")
     if version != 3 or order not in ("<", ">", "|", "=") or structure != [None, None, None]:
-        raise _RefusedError(f"a numpy type like {ascii(code)[:40]} with fields or metadata")
+        raise RefusedError(f"a numpy type like {ascii(code)[:40]} with fields or metadata")
     if not _DTYPE.fullmatch(code):
-        raise _RefusedError(f"numpy data of type {ascii(code)[:40]}")
+        raise RefusedError(f"numpy data of type {ascii(code)[:40]}")
     return np.dtype(code).newbyteorder(order)

@@ -28,7 +28,8 @@ class Tokenizer:
         self._model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, OSError) as error:
+            self._processor.id_to_piece(list(range(len(self._processor))))  # or decoding a stray byte would fail later
+        except (RuntimeError, OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"{self.path} is not a SentencePiece model: copy it again from google/mt5-base."
             ) from error

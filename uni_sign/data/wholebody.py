@@ -169,9 +169,12 @@ def _is_sequence(value: Any) -> bool:
 def _frame_number(content: dict[str, Any], name: str, default: int) -> int:
     value = content.get(name)
     try:
-        return default if value is None else operator.index(value)
+        number = default if value is None else operator.index(value)
     except TypeError:
         raise SampleError(f"holds a {name} that is no whole number") from None
+    if abs(number) >= 1 << 63:  # Python will not even write numbers of thousands of digits
+        raise SampleError(f"holds a {name} that no video reaches")
+    return number
 
 
 def _only_person(keypoints: Frames, scores: Frames) -> tuple[np.ndarray, np.ndarray] | None:

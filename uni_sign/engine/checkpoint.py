@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from uni_sign.errors import InputError
+from uni_sign.errors import InputError, one_line
 
 _MANIFEST = "manifest.json"
 _TAG = "deepspeed"
@@ -226,15 +226,23 @@ def problem_of(folder: Path, checksums: bool = False) -> str | None:
         return "there is no such folder"
     try:
         content = json.loads((folder / _MANIFEST).read_text())
-        promised = [(folder / name, int(size), int(crc)) for name, (size, crc) in content.items()]
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        promised = [(name, int(size), int(crc)) for name, (size, crc) in content.items()]
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return "it was not finished"
-    for path, size, crc in promised:
-        if not path.is_file() or path.stat().st_size != size:
-            return f"{path.relative_to(folder)} is missing or cut"
-        if checksums and _crc32(path) != crc:
-            return f"{path.relative_to(folder)} is damaged"
+    for name, size, crc in promised:
+        if _size(folder / name) != size:
+            return one_line(f"{name} is missing or cut")
+        if checksums and _crc32(folder / name) != crc:
+            return one_line(f"{name} is damaged")
     return None
+
+
+def _size(file: Path) -> int | None:
+    """The size of a file; None where there is none, or its name can be none."""
+    try:
+        return file.stat().st_size if file.is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def find_resume(output_dir: Path, resume: str, checksums: bool = False) -> tuple[Path | None, list[str]]:
@@ -269,13 +277,23 @@ def read_state(folder: Path, own: RunState) -> RunState:
     """
     try:
         state = RunState(**json.loads((folder / "state.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        _check_types(state)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{folder / 'state.json'} cannot be read: {error}.") from error
     for name, meaning in _SET_UP.items():
         theirs, ours = getattr(state, name), getattr(own, name)
         if theirs != ours:
             raise InputError(f"{folder} cannot be resumed: {meaning} was {theirs} there and is {ours} here.")
     return state
+
+
+def _check_types(state: RunState) -> None:
+    for counter in fields(RunState):
+        value = getattr(state, counter.name)
+        if counter.type is int and (type(value) is not int or not 0 <= value < 1 << 63):
+            raise ValueError(f"{counter.name} is no whole number from 0")
+    if type(state.best_score) not in (int, float, type(None)) or type(state.tracker_id) not in (str, type(None)):
+        raise ValueError("best_score is no number, or tracker_id no text")
 
 
 def load(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path, state: RunState) -> None:

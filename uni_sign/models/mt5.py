@@ -1,5 +1,6 @@
 """mT5 with an output matrix of its own, and the loss that never holds all logits."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from uni_sign.models.zero3 import most_of_all_ranks
 
 # 2**24 logits in fp32 are 64 MB: 67 tokens at mT5's 250,112 pieces, one chunk for a small vocabulary.
 _LOGITS_PER_CHUNK = 2**24
+_SIZES = (
+    *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"),
+    *("relative_attention_num_buckets", "relative_attention_max_distance"),
+)
+_RATES = ("dropout_rate", "layer_norm_epsilon", "initializer_factor")
+_ACTIVATIONS = ("relu", "gated-gelu", "gated-silu")
+_LARGEST = 1 << 24
+_MOST_LAYERS = 200
+_MOST_PARAMETERS = 10**11  # generously counted; mT5-xxl has 1.3 * 10**10
 _TIED_EMBEDDINGS = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
 
 
@@ -24,11 +34,30 @@ def read_config(folder: Path) -> MT5Config:
         raise InputError(
             f"No mT5 model in {folder} (config.json is missing): put google/mt5-base there, or point --mt5 elsewhere."
         )
+    path = folder / "config.json"
     try:
-        config = MT5Config.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{folder / 'config.json'} is not an mT5 configuration: {error}.") from error
-    return untied(config)
+        given = json.loads(path.read_text(encoding="utf-8"))
+        sizes = {name: given[name] for name in _SIZES if given.get(name) is not None}
+        rates = {name: float(given[name]) for name in _RATES if name in given}
+        activation = given.get("feed_forward_proj", "gated-gelu")
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path} is not an mT5 configuration: {error}.") from error
+    wrong = [name for name, size in sizes.items() if type(size) is not int or not 0 < size <= _LARGEST]
+    wrong += [name for name, rate in rates.items() if not 0 <= rate <= 1]
+    wrong += [] if activation in _ACTIVATIONS else ["feed_forward_proj"]
+    if wrong:
+        raise InputError(f"{path} is not an mT5 configuration: {wrong[0]} has an impossible value.")
+    # Of what a stranger's file says only these values count: others can name code to load.
+    config = untied(MT5Config(**sizes, **rates, feed_forward_proj=activation))
+    _check_size(config, path)
+    return config
+
+
+def _check_size(config: MT5Config, path: Path) -> None:
+    width = max(config.d_model, config.d_ff, config.d_kv * config.num_heads)
+    layers = config.num_layers + config.num_decoder_layers
+    if layers > _MOST_LAYERS or config.d_model * (2 * config.vocab_size + 15 * layers * width) > _MOST_PARAMETERS:
+        raise InputError(f"{path} describes a model larger than any mT5: get it anew.")
 
 
 def untied(config: MT5Config) -> MT5Config:

@@ -15,7 +15,7 @@ from transformers import MT5Config
 
 from uni_sign.config import at_least, between, flag
 from uni_sign.data.corpora import SPLITS, Corpus, Sample, Split, default_corpus, load_corpus, read_split
-from uni_sign.data.safe_pickle import load_tensors
+from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.signs import IGNORED, ClipSettings, Collate, Key, SignDataset
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.wholebody import PARTS
