@@ -205,9 +205,10 @@ def _crc32(path: Path) -> int:
 def _prune(folder: Path, keep: int) -> None:
     complete = [path for path in _oldest_first(folder) if problem_of(path) is None]
     for path in complete[:-keep]:
-        # The manifest goes first: a killed removal leaves an incomplete checkpoint, not a broken one.
-        (path / _MANIFEST).unlink()
-        shutil.rmtree(path)
+        # Out of sight first: a killed removal leaves nothing that looks like a checkpoint; the next run clears it away.
+        aside = path.with_name(f".{path.name}.old")
+        path.rename(aside)
+        shutil.rmtree(aside)
 
 
 def _oldest_first(folder: Path) -> list[Path]:

@@ -57,6 +57,7 @@ class Run:
     watchdog: Watchdog
     checkpoints: Checkpoints
     reported: set[str] = field(default_factory=set)
+    empty_steps: int = 0
 
     def stop_if_asked(self, asked: bool) -> None:
         """Raise Preempted where all ranks agree that one of them was asked to stop."""

@@ -14,6 +14,9 @@ from uni_sign.engine.run import Run, report_problems
 from uni_sign.errors import RunError, SampleError
 from uni_sign.stages.base import Batch, to_device
 
+# A step of few clips may chance upon bad ones alone; ten such in a row are no chance.
+_EMPTY_STEPS = 10
+
 
 class DivergedError(RunError):
     """Loss or gradient is no longer a number; nothing of it was saved."""
@@ -41,7 +44,7 @@ def optimizer_step(run: Run, window: list[Batch], lr: float) -> StepResult:
     targets, clips, stop = _agree_on_window(run, window)
     set_lr(run.optimizer, lr)
     # backward() divides by the accumulation steps and the ranks are averaged: undo both.
-    scale = accelerator.num_processes * accelerator.gradient_accumulation_steps / targets
+    scale = accelerator.num_processes * accelerator.gradient_accumulation_steps / max(1, targets)
     loss_sum, logs = 0.0, dict[str, float]()
     for number, batch in enumerate(window):
         last = number == len(window) - 1
@@ -57,7 +60,7 @@ def optimizer_step(run: Run, window: list[Batch], lr: float) -> StepResult:
     grad_norm = _finish_step(run)
     if not math.isfinite(grad_norm) and run.config.dtype != "fp16":
         raise DivergedError(f"The gradient of step {run.state.step} is not finite: {_advice(run)}")
-    return StepResult(loss_sum / targets, grad_norm, targets, clips, logs, stop)
+    return StepResult(loss_sum / max(1, targets), grad_norm, targets, clips, logs, stop)
 
 
 def _unsynced(accelerator: Accelerator, model: Any, last: bool) -> AbstractContextManager[Any]:
@@ -91,7 +94,7 @@ def _reduced(run: Run, values: list[float]) -> list[float]:
 def _agree_on_window(run: Run, window: list[Batch]) -> tuple[int, int, bool]:
     """Targets and clips of the window over all ranks, and whether any rank was asked to stop.
 
-    Unusable clips are reported or stop every rank; a window of nothing else always does: the files are gone.
+    Unusable clips are reported or stop every rank; many windows of nothing else always do: the files are gone.
     """
     problems = [problem for batch in window for problem in batch["problems"]]
     mine = [
@@ -104,8 +107,9 @@ def _agree_on_window(run: Run, window: list[Batch]) -> tuple[int, int, bool]:
     if found:
         problems = gather_object(problems)
         report_problems(run, problems)
-        if not targets:
-            raise SampleError(f"No clip of step {run.state.step} can be read, so training stops: {problems[0]}")
+    run.empty_steps = 0 if targets else run.empty_steps + 1
+    if run.empty_steps >= _EMPTY_STEPS:
+        raise SampleError(f"No clip of {_EMPTY_STEPS} steps on end can be read, so training stops: {problems[0]}")
     return int(targets), int(clips), bool(stop)
 
 
