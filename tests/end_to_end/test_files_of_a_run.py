@@ -52,3 +52,14 @@ def test_wandb_without_a_key_goes_offline_and_says_so(mode: tuple[str, ...], run
     done = run(command, *flags, output_dir=out)
     assert "W&B has no key: logging offline" in done.stdout
     assert list(out.glob("wandb/offline-run-*"))
+
+
+def test_a_resumed_run_is_the_same_one_in_wandb(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ("--zero_stage", "0", "--batch_size", "4", "--report_to", "wandb")
+    run(launcher("python"), *flags, "--max_steps", "1", output_dir=out, WANDB_MODE="offline")
+    run(launcher("python"), *flags, "--max_steps", "2", "--resume", "auto", output_dir=out, WANDB_MODE="offline")
+    names = [path.name.rpartition("-")[2] for path in out.glob("wandb/offline-run-*")]
+    assert names == [names[0]] * len(names)
+    state = json.loads((out / "checkpoints" / "last" / "state.json").read_text())
+    assert state["tracker_id"] == names[0]

@@ -11,15 +11,19 @@ from commands import Run, launcher, losses
 
 # Dropout, text dropout and frame choice all draw random numbers that a resumed run must draw again.
 NOISY = ("--use_descriptions", "--text_dropout_p", "0.3", "--max_length", "20")
-# Launcher, processes, further flags.
+# Launcher, processes, flags: each way to keep the optimizer, without data-loading processes and with two.
 SET_UPS = [
-    ("python", 1, ("--zero_stage", "0", "--num_workers", "0")),
-    ("torchrun", 2, ("--zero_stage", "0", "--num_workers", "2")),
-    ("deepspeed", 2, ("--zero_stage", "1", "--num_workers", "0")),
-    ("deepspeed", 2, ("--zero_stage", "2", "--num_workers", "2")),
-    ("deepspeed", 2, ("--zero_stage", "2", "--offload", "--num_workers", "0")),
-    ("deepspeed", 2, ("--zero_stage", "3", "--num_workers", "2")),
+    (name, processes, (*flags, "--num_workers", workers))
+    for name, processes, flags in (
+        ("torchrun", 2, ("--zero_stage", "0")),
+        ("deepspeed", 2, ("--zero_stage", "1")),
+        ("deepspeed", 2, ("--zero_stage", "2")),
+        ("deepspeed", 2, ("--zero_stage", "2", "--offload")),
+        ("deepspeed", 2, ("--zero_stage", "3")),
+    )
+    for workers in ("0", "2")
 ]
+SET_UPS.append(("python", 1, ("--zero_stage", "0", "--num_workers", "2")))
 
 
 @pytest.fixture(scope="module")
