@@ -67,7 +67,7 @@ def _connect(made: list[Node]) -> None:
 
 
 def _remove_left_over() -> None:
-    """Remove the namespaces of sessions that were killed: their names hold the id of a process that is gone."""
+    """Remove the namespaces of test runs that were killed: their names hold the id of a process that is gone."""
     folder = Path("/run/netns")
     for path in folder.glob(f"{PREFIX}*-*") if folder.is_dir() else ():
         if not Path("/proc", path.name.split("-")[1]).exists():
