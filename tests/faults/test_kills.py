@@ -1,6 +1,6 @@
 """Runs killed at random moments, again and again, until they are through: nothing is lost, nothing differs.
 
-The seed of the moments is printed; UNI_SIGN_KILL_SEED fixes it, UNI_SIGN_KILLS sets how often a run is killed.
+The seed of the moments is printed; UNI_SIGN_KILL_SEED fixes it, UNI_SIGN_KILLS multiplies how often a run is killed.
 """
 
 import json
@@ -16,19 +16,20 @@ from processes import Training, losses_by_step
 
 from uni_sign.engine.checkpoint import find_resume, problem_of
 
-KILLS = int(os.environ.get("UNI_SIGN_KILLS", "9"))
+TIMES = int(os.environ.get("UNI_SIGN_KILLS", "1"))
 # A checkpoint each step and scores each epoch: most moments lie in a save, in scoring or in reading.
 FLAGS = ("--use_descriptions", "--epochs", "12", "--save_steps", "1", "--eval_epochs", "1", "--text_dropout_p", "0.2")
+# Launcher, processes, kills, further flags: 25 kills in all.
 SET_UPS = [
-    ("python", 1, ("--zero_stage", "0", "--num_workers", "1")),
-    ("torchrun", 2, ("--zero_stage", "0", "--num_workers", "0")),
-    ("deepspeed", 2, ("--zero_stage", "2", "--num_workers", "0")),
+    ("python", 1, 13, ("--zero_stage", "0", "--num_workers", "1")),
+    ("torchrun", 2, 6, ("--zero_stage", "0", "--num_workers", "0")),
+    ("deepspeed", 2, 6, ("--zero_stage", "2", "--num_workers", "0")),
 ]
 
 
-@pytest.mark.parametrize(("name", "processes", "more"), SET_UPS)
+@pytest.mark.parametrize(("name", "processes", "kills", "more"), SET_UPS)
 def test_killed_at_random_moments(
-    name: str, processes: int, more: tuple[str, ...], run: Run, corpus: Path, tmp_path: Path
+    name: str, processes: int, kills: int, more: tuple[str, ...], run: Run, corpus: Path, tmp_path: Path
 ) -> None:
     seed = int(os.environ.get("UNI_SIGN_KILL_SEED", time.time_ns() % 2**32))
     print(f"UNI_SIGN_KILL_SEED={seed}")
@@ -37,7 +38,7 @@ def test_killed_at_random_moments(
     flags = (*FLAGS, *more, "--batch_size", str(4 // processes))
     run(launcher(name, processes), *flags, output_dir=whole)
     steps = 0
-    for _ in range(KILLS):
+    for _ in range(TIMES * kills):
         with Training(launcher(name, processes), *flags, "--resume", "auto", output_dir=killed, cwd=corpus) as training:
             before = training.steps()
             training.wait_until(lambda: training.steps() > before or (killed / "results.json").exists())  # noqa: B023

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,34 @@ def final_tensors(output_dir: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(run: Run, noisy_mt5: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The whole run of a set-up, made once: data-loading processes make no difference to it."""
+    made: dict[tuple[Any, ...], Path] = {}
+
+    def whole(name: str, processes: int, *flags: str) -> Path:
+        key = (name, processes, *flags)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("whole") / "run"
+            common = (*NOISY, "--mt5", noisy_mt5, "--batch_size", str(4 // processes))
+            run(launcher(name, processes), *common, *flags, output_dir=made[key])
+        return made[key]
+
+    return whole
+
+
 @pytest.mark.parametrize(("name", "processes", "more"), SET_UPS)
 def test_resume_is_exact(
-    name: str, processes: int, more: tuple[str, ...], run: Run, noisy_mt5: str, tmp_path: Path
+    name: str,
+    processes: int,
+    more: tuple[str, ...],
+    run: Run,
+    noisy_mt5: str,
+    uninterrupted: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     flags = (*NOISY, *more, "--mt5", noisy_mt5, "--batch_size", str(4 // processes))
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run(launcher(name, processes), *flags, output_dir=whole)
+    whole, stopped = uninterrupted(name, processes, *more[:-2]), tmp_path / "stopped"
     # Stops in the middle of the first epoch of three steps.
     run(launcher(name, processes), *flags, "--max_steps", "2", output_dir=stopped)
     run(launcher(name, processes), *flags, "--resume", "auto", output_dir=stopped)
