@@ -27,19 +27,27 @@ LONG = ("--epochs", "200", "--eval_epochs", "100", "--zero_stage", "0", "--batch
 )
 def test_out_of_memory_says_what_to_change(error: Exception, tmp_path: Path) -> None:
     config = TrainConfig(batch_size=8, gradient_accumulation_steps=2)
-    with pytest.raises(RunError, match="Out of memory") as caught, named_failures(config, tmp_path):
+    flags = {"use_descriptions": True, "text_encoder_freeze": False}
+    with pytest.raises(RunError, match="Out of memory") as caught, named_failures(config, flags, tmp_path):
         raise error
     said = str(caught.value)
     assert "--batch_size 4 with --gradient_accumulation_steps 4" in said
     assert "--text_encoder_freeze" in said
     assert "--zero_stage 3" in said
     assert "\n" not in said
+    flags["text_encoder_freeze"] = True
+    with pytest.raises(RunError) as caught, named_failures(config, flags, tmp_path):
+        raise error
+    assert "--text_encoder_freeze" not in str(caught.value)
 
 
 def test_a_lost_peer_is_told_from_other_errors(tmp_path: Path) -> None:
-    with pytest.raises(PeerLostError, match="has ended or is out of reach"), named_failures(TrainConfig(), tmp_path):
+    with (
+        pytest.raises(PeerLostError, match="has ended or is out of reach"),
+        named_failures(TrainConfig(), {}, tmp_path),
+    ):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:4711\nmore")
-    with pytest.raises(RuntimeError, match="shapes"), named_failures(TrainConfig(), tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), named_failures(TrainConfig(), {}, tmp_path):
         raise RuntimeError("shapes cannot be multiplied")
 
 

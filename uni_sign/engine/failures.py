@@ -1,8 +1,9 @@
 """What torch and the communication libraries raise, as one sentence that says what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,14 +26,14 @@ _MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @contextmanager
-def named_failures(config: TrainConfig, last_checkpoint: Path) -> Iterator[None]:
-    """Turn a lost peer into PeerLostError and exhausted memory into RunError."""
+def named_failures(config: TrainConfig, plain: Mapping[str, Any], last_checkpoint: Path) -> Iterator[None]:
+    """Turn a lost peer into PeerLostError and exhausted memory into RunError; ``plain``: all flags of the run."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
         if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY_SIGNS):
-            raise RunError(f"Out of memory{_first_line(text)}: {_memory_advice(config)}.") from error
+            raise RunError(f"Out of memory{_first_line(text)}: {_memory_advice(config, plain)}.") from error
         if any(sign in text for sign in _PEER_SIGNS):
             raise PeerLostError(
                 f"another process of the run has ended or is out of reach{_first_line(text)}: see what it said, and go "
@@ -46,7 +47,7 @@ def _first_line(text: str) -> str:
     return f" ({lines[0][:160].rstrip('. ')})" if lines else ""
 
 
-def _memory_advice(config: TrainConfig) -> str:
+def _memory_advice(config: TrainConfig, plain: Mapping[str, Any]) -> str:
     """What this run could still change, the cheapest first."""
     options = []
     if config.batch_size > 1:
@@ -56,7 +57,9 @@ def _memory_advice(config: TrainConfig) -> str:
         )
     if torch.cuda.is_available() and not config.offload:
         options.append("--offload")
-    options += ["--text_encoder_freeze", "a smaller --max_length"]
+    if plain.get("use_descriptions") and not plain.get("text_encoder_freeze"):
+        options.append("--text_encoder_freeze")
+    options.append("a smaller --max_length")
     if config.zero_stage < 3:
         options.append(f"--zero_stage {config.zero_stage + 1} on several processes")
-    return "try " + ", ".join(options[:-1]) + f" or {options[-1]}"
+    return f"try {' or '.join(options)}"

@@ -25,7 +25,7 @@ def run_stage(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> dict[
     check_launch(config)
     check_output_dir(stage, config)
     last = config.output_dir / "checkpoints" / "last"
-    with named_failures(config, last), Watchdog(config.grace_seconds, config.ddp_timeout, str(last)) as watchdog:
+    with named_failures(config, plain, last), Watchdog(config.grace_seconds, config.ddp_timeout, str(last)) as watchdog:
         accelerator = make_accelerator(config)
         tracker = Tracker(config.output_dir, accelerator.is_main_process)
         try:
