@@ -85,7 +85,8 @@ FAULTS: dict[str, Callable[[Path], Any]] = {
 
 
 def _judge(fault: str, folder: Path) -> None:
-    guard.SECONDS = 0.2
+    # Only what never ends by itself may meet its limit: filling memory takes its time on a busy machine.
+    guard.SECONDS = 0.2 if fault == "ended" else guard.SECONDS
     (folder / "case").write_text("x")
     problem = guard.Guard(folder / "witness").case(FAULTS[fault], folder / "case", "case")
     (folder / "problem").write_text(str(problem))
