@@ -1,7 +1,7 @@
 """Fine-tuning of Uni-Sign: poses and descriptions to a sentence (SLT), glosses (CSLR) or a word (ISLR)."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,17 +20,17 @@ from uni_sign.data.signs import IGNORED, ClipSettings, Collate, Key, SignDataset
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.wholebody import PARTS
 from uni_sign.errors import InputError
-from uni_sign.metrics.recognition import classification_scores, recognition_scores
-from uni_sign.metrics.translation import signature, translation_scores
+from uni_sign.metrics.translation import signature
 from uni_sign.models.batch_norm import BatchNormMode, set_batch_norm_mode
 from uni_sign.models.mt5 import load_mt5, load_text_stack, read_config
 from uni_sign.models.text_fusion import KEPT_TOKENS
 from uni_sign.models.uni_sign import UniSign
-from uni_sign.models.weights import FUSION_MODULES, Checkpoint, compared, load_checkpoint, load_fusion, unwrap
+from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
+from uni_sign.stages._examination import examination
 from uni_sign.stages._frozen_text import FrozenTextEncoder
+from uni_sign.stages._scoring import scored
 from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, ModelSize, to_device
 
-_DRAWN_CLIPS = 12
 _POINTS = sum(len(points) for points in PARTS.values())
 _GATE_BINS = np.linspace(0, 1, 21)
 
@@ -200,66 +200,7 @@ class FineTuning:
 
     def examine(self) -> list[Finding]:
         """Corpus, labels, poses, descriptions, mT5 and checkpoints: each pass, warn or fail."""
-        corpus = _finding("corpus", "set --dataset and --task", self._describe_corpus)
-        if corpus.level == "fail":
-            return [corpus]
-        findings = [corpus, _finding("mT5 folder", "put google/mt5-base there or set --mt5", self._describe_mt5)]
-        for split in SPLITS:
-            findings += self._label_findings(split)
-            if self.config.use_descriptions:
-                findings.append(self._coverage(split))
-        if self.config.finetune or self.config.fusion_checkpoint:
-            findings.append(_finding("checkpoints", "give a Uni-Sign checkpoint", self._describe_checkpoints))
-        if not any(finding.level == "fail" for finding in findings):
-            findings.append(_finding("all together", "change what is named", self._describe_check))
-        return findings
-
-    def _describe_check(self) -> str:
-        self.check()
-        return "what training itself checks before it starts"
-
-    def _describe_mt5(self) -> str:
-        config = self.mt5_config
-        weights = [*self.mt5_folder.glob("*.safetensors"), *self.mt5_folder.glob("*.bin")]
-        if not weights and not self.config.finetune:
-            raise InputError(f"{self.mt5_folder} holds no weights (*.safetensors or *.bin).")
-        return f"{self.mt5_folder}: d_model {config.d_model}, {len(self.tokenizer):,} pieces"
-
-    def _describe_corpus(self) -> str:
-        if self.config.task not in self.corpus.tasks:
-            raise InputError(f"{self.corpus.name} has no task {self.config.task}.")
-        return f"{self.corpus.name}, {self.config.task}, poses in {self.corpus.pose_dir}"
-
-    def _describe_checkpoints(self) -> str:
-        found = [c for c in (self.finetune, self.fusion_checkpoint) if c is not None]
-        if self.finetune is not None:
-            compared(self._meta_model(), self.finetune)
-        return "; ".join(f"{c.source}: {len(c.weights)} tensors" for c in found)
-
-    def _label_findings(self, split: str) -> list[Finding]:
-        try:
-            found = read_split(self.corpus, self.config.task, split)
-        except InputError as error:
-            return [Finding("fail", f"{split} labels", str(error), "mend or move the named file")]
-        findings = [Finding("pass", f"{split} labels", f"{len(found.samples)} usable clips")]
-        if found.problems:
-            detail = f"{len(found.problems)} clips are unusable, first: {found.problems[0]}"
-            findings.append(Finding("warn", f"{split} clips", detail, "they are left out of training"))
-        return findings
-
-    def _coverage(self, split: str) -> Finding:
-        subject = f"{split} descriptions"
-        try:
-            samples = read_split(self.corpus, self.config.task, split).samples
-        except InputError as error:
-            return Finding("fail", subject, str(error), "mend the labels first")
-        described = sum(sample.description_path is not None for sample in samples)
-        detail = f"{described} of {len(samples)} clips ({100 * described / len(samples):.1f} %)"
-        if described == 0:
-            places = " or ".join(str(folder) for folder in self.corpus.description_dirs)
-            return Finding("fail", subject, detail, f"put <clip>.json files into {places}")
-        level: Literal["pass", "warn"] = "pass" if described >= 0.5 * len(samples) else "warn"
-        return Finding(level, subject, detail, "clips without a file train on poses alone")
+        return examination(self)
 
     def prepare(self, accelerator: Any) -> None:
         """With a frozen text encoder: encode every description that no cache holds yet, shared over ranks."""
@@ -355,7 +296,7 @@ class FineTuning:
 
     def model_size(self) -> ModelSize:
         """The model's size, counted on the meta device; about 40 maps a point and frame, 24 x 12 values of d_model."""
-        config, model = self.config, self._meta_model()
+        config, model = self.config, self.meta_model()
         freeze_all_but_fusion(model, config.fusion_only)
         sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
         values_per_frame = _POINTS * config.hidden_dim * 40 + self.mt5_config.d_model * 24 * 12
@@ -366,7 +307,8 @@ class FineTuning:
             shared_activations=KEPT_TOKENS * self.mt5_config.d_model * 24 * 12 if model.trains_text else 0,
         )
 
-    def _meta_model(self) -> UniSign:
+    def meta_model(self) -> UniSign:
+        """The model without its weights."""
         config = self.config
         trains_text = config.use_descriptions and not config.text_encoder_freeze
         with torch.device("meta"):
@@ -417,40 +359,8 @@ class FineTuning:
             mine += self.predict(model, to_device(batch, accelerator.device))
         everyone = {row["index"]: row for row in gather_object(mine)}
         rows = [everyone[index] for index in sorted(everyone)]
-        return self._scored(rows, loader.dataset.samples, sorted(set(gather_object(problems))))  # type: ignore[attr-defined]
-
-    def _scored(self, rows: list[dict[str, Any]], samples: Sequence[Sample], problems: list[str]) -> Evaluation:
-        if not rows:
-            raise InputError(f"No clip of the split could be read; the first: {problems[0]}")
-        gates = [(row["name"], row.pop("gate")) for row in rows]
-        for row in rows:
-            sample = samples[row.pop("index")]
-            row.update(reference=sample.target, language=sample.language)
-        drawn = [(name, gate) for name, gate in gates if gate is not None]
-        return Evaluation(
-            scores=self._scores(rows),
-            rows=rows,
-            histograms={"gate": np.concatenate([gate for _, gate in drawn])} if drawn else {},
-            heat_maps={"gate": drawn[:_DRAWN_CLIPS]} if drawn else {},
-            problems=problems,
-        )
-
-    def _scores(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-        predictions = [row["prediction"] for row in rows]
-        references = [row["reference"] for row in rows]
-        if self.config.task == "CSLR":
-            return {**recognition_scores(predictions, references), "n": len(rows)}
-        if self.config.task == "ISLR":
-            return {**classification_scores(predictions, references), "n": len(rows)}
-        styles = [self.corpus.scoring_style(row["language"]) for row in rows]
-        scores = translation_scores(predictions, references, styles)
-        languages = sorted({row["language"] for row in rows})
-        for language in languages if len(languages) > 1 else []:
-            chosen = [i for i, row in enumerate(rows) if row["language"] == language]
-            part = translation_scores(*([column[i] for i in chosen] for column in (predictions, references, styles)))
-            scores |= {f"{name}_{language.lower()}": part[name] for name in ("bleu4", "rouge_l", "chrf")}
-            scores[f"n_{language.lower()}"] = len(chosen)
-        return {**scores, "n": len(rows)}
+        samples = loader.dataset.samples  # type: ignore[attr-defined]
+        return scored(rows, samples, sorted(set(gather_object(problems))), self.config.task, self.corpus)
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """Stage, flags, score signature, and a frozen text encoder's weights where they are not the mT5 folder's."""
@@ -476,13 +386,6 @@ def _check_writable(folder: Path) -> None:
         raise InputError(
             f"--text_cache {folder} cannot be written ({error.strerror}): choose another folder."
         ) from error
-
-
-def _finding(subject: str, remedy: str, describe: Callable[[], str]) -> Finding:
-    try:
-        return Finding("pass", subject, describe())
-    except InputError as error:
-        return Finding("fail", subject, str(error), remedy)
 
 
 def _checkpoint(flag_name: str, path: str) -> Checkpoint | None:

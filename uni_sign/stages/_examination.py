@@ -1,0 +1,90 @@
+"""What `uni-sign doctor` says of a fine-tuning's files: every fault, not the first alone."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from uni_sign.data.corpora import SPLITS, read_split
+from uni_sign.errors import InputError
+from uni_sign.models.weights import compared
+from uni_sign.stages.base import Finding
+
+# The stage that imports this module: a stage that its helpers imported would be a circle.
+FineTuning = Any
+
+
+def examination(stage: FineTuning) -> list[Finding]:
+    """Corpus, labels, poses, descriptions, mT5 and checkpoints: each pass, warn or fail."""
+    config = stage.config
+    corpus = _finding("corpus", "set --dataset and --task", lambda: _corpus(stage))
+    if corpus.level == "fail":
+        return [corpus]
+    findings = [corpus, _finding("mT5 folder", "put google/mt5-base there or set --mt5", lambda: _mt5(stage))]
+    for split in SPLITS:
+        findings += _labels(stage, split)
+        if config.use_descriptions:
+            findings.append(_coverage(stage, split))
+    if config.finetune or config.fusion_checkpoint:
+        findings.append(_finding("checkpoints", "give a Uni-Sign checkpoint", lambda: _checkpoints(stage)))
+    if not any(finding.level == "fail" for finding in findings):
+        findings.append(_finding("all together", "change what is named", lambda: _everything(stage)))
+    return findings
+
+
+def _finding(subject: str, remedy: str, describe: Callable[[], str]) -> Finding:
+    try:
+        return Finding("pass", subject, describe())
+    except InputError as error:
+        return Finding("fail", subject, str(error), remedy)
+
+
+def _everything(stage: FineTuning) -> str:
+    stage.check()
+    return "what training itself checks before it starts"
+
+
+def _mt5(stage: FineTuning) -> str:
+    config, folder = stage.mt5_config, stage.mt5_folder
+    if not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]) and not stage.config.finetune:
+        raise InputError(f"{folder} holds no weights (*.safetensors or *.bin).")
+    return f"{folder}: d_model {config.d_model}, {len(stage.tokenizer):,} pieces"
+
+
+def _corpus(stage: FineTuning) -> str:
+    corpus, task = stage.corpus, stage.config.task
+    if task not in corpus.tasks:
+        raise InputError(f"{corpus.name} has no task {task}.")
+    return f"{corpus.name}, {task}, poses in {corpus.pose_dir}"
+
+
+def _checkpoints(stage: FineTuning) -> str:
+    found = [c for c in (stage.finetune, stage.fusion_checkpoint) if c is not None]
+    if stage.finetune is not None:
+        compared(stage.meta_model(), stage.finetune)
+    return "; ".join(f"{c.source}: {len(c.weights)} tensors" for c in found)
+
+
+def _labels(stage: FineTuning, split: str) -> list[Finding]:
+    try:
+        found = read_split(stage.corpus, stage.config.task, split)
+    except InputError as error:
+        return [Finding("fail", f"{split} labels", str(error), "mend or move the named file")]
+    findings = [Finding("pass", f"{split} labels", f"{len(found.samples)} usable clips")]
+    if found.problems:
+        detail = f"{len(found.problems)} clips are unusable, first: {found.problems[0]}"
+        findings.append(Finding("warn", f"{split} clips", detail, "they are left out of training"))
+    return findings
+
+
+def _coverage(stage: FineTuning, split: str) -> Finding:
+    subject = f"{split} descriptions"
+    try:
+        samples = read_split(stage.corpus, stage.config.task, split).samples
+    except InputError as error:
+        return Finding("fail", subject, str(error), "mend the labels first")
+    described = sum(sample.description_path is not None for sample in samples)
+    detail = f"{described} of {len(samples)} clips ({100 * described / len(samples):.1f} %)"
+    if described == 0:
+        places = " or ".join(str(folder) for folder in stage.corpus.description_dirs)
+        return Finding("fail", subject, detail, f"put <clip>.json files into {places}")
+    level: Literal["pass", "warn"] = "pass" if described >= 0.5 * len(samples) else "warn"
+    return Finding(level, subject, detail, "clips without a file train on their poses alone")
