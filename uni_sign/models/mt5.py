@@ -1,21 +1,17 @@
-"""mT5 with an output matrix of its own, and the loss that never holds all logits."""
+"""mT5 with an output matrix of its own."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig, MT5Config, MT5EncoderModel, MT5ForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from uni_sign.errors import InputError
-from uni_sign.models.zero3 import most_of_all_ranks
+from uni_sign.models.cross_entropy import output_matrix
 
-# 2**24 logits in fp32 are 64 MB: 67 tokens at mT5's 250,112 pieces, one chunk for a small vocabulary.
-_LOGITS_PER_CHUNK = 2**24
 _SIZES = (
     *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"),
     *("relative_attention_num_buckets", "relative_attention_max_distance"),
@@ -72,6 +68,7 @@ def share_embeddings(model: MT5ForConditionalGeneration) -> MT5ForConditionalGen
     model.decoder.set_input_embeddings(model.shared)
     if model.lm_head.weight is model.shared.weight:
         model.lm_head.weight = nn.Parameter(model.shared.weight.detach().clone())
+    model.lm_head = output_matrix(model.lm_head)
     # A config that spells out only what differs from the defaults would leave these unset.
     model.generation_config = GenerationConfig(pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
     return model
@@ -121,24 +118,3 @@ def decoder_states(mt5: MT5ForConditionalGeneration, encoded: Tensor, mask: Tens
     return mt5.decoder(
         input_ids=shifted, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
     ).last_hidden_state
-
-
-def summed_cross_entropy(lm_head: nn.Linear, states: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Smoothed cross-entropy summed over the targets, without ever holding (N x vocabulary) fp32 logits.
-
-    ``states`` (B, L, D), ``labels`` (B, L) with -100 for "no target". Each chunk's logits are made again in the
-    backward pass instead of being kept. Equals ``F.cross_entropy(..., label_smoothing, reduction="sum")``.
-    """
-    rows, targets = states.flatten(0, 1), labels.flatten()
-    size = max(1, _LOGITS_PER_CHUNK // lm_head.out_features)
-
-    def chunk_loss(chunk: Tensor, chunk_targets: Tensor) -> Tensor:
-        logits = lm_head(chunk).float()
-        return F.cross_entropy(logits, chunk_targets, ignore_index=-100, reduction="sum", label_smoothing=smoothing)
-
-    (count,) = most_of_all_ranks([-(-len(rows) // size)], lm_head.weight)
-    if count == 1:
-        return chunk_loss(rows, targets)
-    chunks = zip(rows.tensor_split(count), targets.tensor_split(count), strict=True)
-    losses = [checkpoint(chunk_loss, chunk, wanted, use_reentrant=False) for chunk, wanted in chunks]
-    return torch.stack(losses).sum()

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import MT5Config
 from transformers.modeling_outputs import BaseModelOutput
 
-from uni_sign.models.mt5 import decoder_states, new_mt5, summed_cross_entropy
+from uni_sign.models.mt5 import decoder_states, new_mt5
 from uni_sign.models.pose_encoder import PoseEncoder
 from uni_sign.models.text_fusion import GatingFusion, LearnableMaskEmbedding, TextEncoder, text_per_frame
 
@@ -88,7 +88,8 @@ class UniSign(PoseEncoder):
     def summed_loss(self, encoded: Encoded, labels: Tensor, label_smoothing: float) -> Tensor:
         """Cross-entropy summed over the targets of ``labels`` (B, L), -100 being no target."""
         states = decoder_states(self.mt5_model, encoded.hidden_states, encoded.attention_mask, labels)
-        return summed_cross_entropy(self.mt5_model.lm_head, states, labels, label_smoothing)
+        loss: Tensor = self.mt5_model.lm_head(states, labels, label_smoothing)
+        return loss
 
     @torch.no_grad()
     def generate(self, encoded: Encoded, num_beams: int, max_new_tokens: int, synced: bool = False) -> Tensor:
