@@ -40,12 +40,6 @@ def io(golden: Callable[[str], Any]) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def tiny_config(golden: Callable[[str], Any]) -> dict[str, Any]:
-    config: dict[str, Any] = golden("02_mt5_tiny_config.json")
-    return config
-
-
-@pytest.fixture(scope="module")
 def model(tiny_config: dict[str, Any], golden_weights: Callable[[str, str], dict[str, Tensor]]) -> UniSign:
     model = UniSign(MT5Config(**tiny_config)).eval()
     model.load_state_dict(golden_weights("02_unisign_pose_recipe.json", "02_unisign_pose_small_weights.npz"))

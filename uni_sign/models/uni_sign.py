@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import MT5Config
-from transformers.modeling_outputs import BaseModelOutput
 
+from uni_sign.models.generation import beam_search
 from uni_sign.models.mt5 import decoder_states, new_mt5
 from uni_sign.models.pose_encoder import PoseEncoder
 from uni_sign.models.text_fusion import GatingFusion, LearnableMaskEmbedding, TextEncoder, text_per_frame
@@ -91,14 +90,8 @@ class UniSign(PoseEncoder):
         loss: Tensor = self.mt5_model.lm_head(states, labels, label_smoothing)
         return loss
 
-    @torch.no_grad()
     def generate(self, encoded: Encoded, num_beams: int, max_new_tokens: int, synced: bool = False) -> Tensor:
         """Beam search from the encoder output already computed: token ids (B, <= max_new_tokens + 1)."""
-        return self.mt5_model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded.hidden_states),
-            attention_mask=encoded.attention_mask,
-            num_beams=num_beams,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            synced_gpus=synced,
+        return beam_search(
+            self.mt5_model, encoded.hidden_states, encoded.attention_mask, num_beams, max_new_tokens, synced
         )
