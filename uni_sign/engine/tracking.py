@@ -7,16 +7,17 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from uni_sign.config import TrainConfig
-from uni_sign.drawing import heat_map, loss_curve
 from uni_sign.errors import InputError
 from uni_sign.stages.base import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _WANDB_INIT_SECONDS = 30
 _TABLE_ROWS = 50
@@ -118,6 +119,8 @@ class Tracker:
         write_rows(self.output_dir / f"predictions_{split}.jsonl", result.rows)
         for name, values in result.histograms.items():
             self._histogram(step, f"{split}/{name}", values)
+        from uni_sign.drawing import heat_map  # matplotlib, which only the rank that draws need import
+
         for name, rows in result.heat_maps.items():
             self.figure(step, f"{split}_{name}", heat_map(rows, f"{name} over time, {split}", name))
         if self._wandb:
@@ -138,7 +141,7 @@ class Tracker:
         if self._tensorboard:
             self._tensorboard.add_histogram(name, values, step)
 
-    def figure(self, step: int, name: str, figure: Figure) -> None:
+    def figure(self, step: int, name: str, figure: "Figure") -> None:
         """A picture to pictures/<name>.png and every tracker."""
         if not self.active:
             return
@@ -154,6 +157,8 @@ class Tracker:
     def loss_curve(self, step: int, monitor: str) -> None:
         """Draw pictures/loss.png from log.jsonl."""
         if self.active:
+            from uni_sign.drawing import loss_curve
+
             records = [json.loads(line) for line in _lines(self.output_dir / "log.jsonl")]
             self.figure(step, "loss", loss_curve(records, monitor))
 
