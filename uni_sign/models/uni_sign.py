@@ -52,6 +52,8 @@ class UniSign(PoseEncoder):
         if text_encoder_config is not None:
             self.text_encoder = TextEncoder(text_encoder_config, text_pooling)
         self.trains_text = text_encoder_config is not None
+        # Within `constrained_generation`: (K,) ids of the pieces that are generated, by their rows there.
+        self.generated_ids: Tensor | None = None
 
     def forward(self, batch: Mapping[str, Any]) -> Encoded:
         """Encode a batch; everything that trains takes part in every call, on every rank."""
@@ -93,7 +95,7 @@ class UniSign(PoseEncoder):
     @torch.no_grad()
     def generate(self, encoded: Encoded, num_beams: int, max_new_tokens: int, synced: bool = False) -> Tensor:
         """Beam search from the encoder output already computed: token ids (B, <= max_new_tokens + 1)."""
-        return self.mt5_model.generate(
+        ids = self.mt5_model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded.hidden_states),
             attention_mask=encoded.attention_mask,
             num_beams=num_beams,
@@ -101,3 +103,4 @@ class UniSign(PoseEncoder):
             do_sample=False,
             synced_gpus=synced,
         )
+        return ids if self.generated_ids is None else self.generated_ids[ids]
