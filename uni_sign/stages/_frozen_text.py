@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,20 @@ def frozen_text_encoder(stage: FineTuning) -> "FrozenTextEncoder | None":
             f"{stage.mt5_folder} with --text_pooling {config.text_pooling}: give that run's --mt5 and pooling."
         )
     return encoder
+
+
+def check_pooling(stage: FineTuning) -> None:
+    """A model trained on other text features than these would be scored on what it never saw: InputError."""
+    config = stage.config
+    trained = stage.finetune.extras.get("config") if stage.finetune else None
+    if not config.use_descriptions or not isinstance(trained, Mapping):
+        return
+    pooling = trained.get("text_pooling", config.text_pooling)
+    if trained.get("use_descriptions") and pooling != config.text_pooling:
+        raise InputError(
+            f"--finetune {config.finetune} was trained with --text_pooling {pooling}, "
+            f"not {config.text_pooling}: give the same."
+        )
 
 
 def trained_text_encoder(stage: FineTuning) -> dict[str, Tensor]:

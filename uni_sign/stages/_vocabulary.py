@@ -16,7 +16,7 @@ from uni_sign.models.weights import Checkpoint
 # The stage that imports this module: a stage that its helpers imported would be a circle.
 FineTuning = Any
 
-KEPT, GENERATED = "kept_pieces", "generated_pieces"  # in checkpoints
+_KEPT, _GENERATED = "kept_pieces", "generated_pieces"  # in checkpoints
 
 
 def kept_pieces(stage: FineTuning) -> Kept | None:
@@ -25,7 +25,7 @@ def kept_pieces(stage: FineTuning) -> Kept | None:
     None where it keeps all. Raises InputError where flags, folder and checkpoint do not go together.
     """
     config, of_folder = stage.config, read_kept(stage.mt5_folder)
-    of_checkpoint = _held(stage, KEPT)
+    of_checkpoint = _held(stage, _KEPT)
     kept = of_folder
     if of_folder is not None:
         _check_folder(stage, of_folder)
@@ -64,7 +64,7 @@ def generated_pieces(stage: FineTuning) -> Kept | None:
     """
     if not stage.config.constrain_vocab:
         return None
-    remembered = _held(stage, GENERATED)
+    remembered = _held(stage, _GENERATED)
     if remembered is None or not _same_corpus(stage):
         return _needed(stage)
     _check_original(stage, remembered)
@@ -125,7 +125,7 @@ def starting_weights(stage: FineTuning) -> Checkpoint:
     if kept is None:
         return given
     sizes = vocabulary_sizes(given.weights)
-    if KEPT not in given.extras and any(size != kept.rows for size in sizes.values()):
+    if _KEPT not in given.extras and any(size != kept.rows for size in sizes.values()):
         name, size = next((name, size) for name, size in sizes.items() if size != kept.rows)
         raise InputError(
             f"{given.source} has {size:,} rows in {name}, not {kept.rows:,}, and does not say of which pieces: "
@@ -148,6 +148,12 @@ def frozen_vocabulary(stage: FineTuning, trained: dict[str, Tensor]) -> tuple[di
     return trained, *((stage.mt5_config, stage.tokenizer) if trimmed else whole)
 
 
+def vocabulary_extras(stage: FineTuning) -> dict[str, Any]:
+    """What a checkpoint remembers of its vocabulary."""
+    parts = {_KEPT: stage.kept, _GENERATED: stage.generated}
+    return {name: part.plain() for name, part in parts.items() if part is not None}
+
+
 def vocabulary_notes(stage: FineTuning) -> list[str]:
     """What is said at the start: the pieces kept, and how many targets a checkpoint's pieces cut smaller."""
     if stage.generated is not None:
@@ -155,7 +161,7 @@ def vocabulary_notes(stage: FineTuning) -> list[str]:
     if stage.kept is None:
         return []
     notes = [f"Vocabulary: {stage.kept} of {stage.kept.rows:,} rows."]
-    if stage.config.trim_vocab and _held(stage, KEPT):
+    if stage.config.trim_vocab and _held(stage, _KEPT):
         ids, kept = stage.folder_tokenizer.encode_all, set(stage.kept.ids)
         targets = [sample.target for split in stage.splits.values() for sample in split.samples]
         finer = sum(not kept.issuperset(row) for row in ids(targets))

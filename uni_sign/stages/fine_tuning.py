@@ -1,7 +1,7 @@
 """Fine-tuning of Uni-Sign: poses and descriptions to a sentence (SLT), glosses (CSLR) or a word (ISLR)."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -30,15 +30,14 @@ from uni_sign.models.uni_sign import UniSign
 from uni_sign.models.vocabulary import constrained_generation
 from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
 from uni_sign.stages._examination import examination
-from uni_sign.stages._frozen_text import FrozenTextEncoder, frozen_text_encoder, trained_text_encoder
+from uni_sign.stages._frozen_text import FrozenTextEncoder, check_pooling, frozen_text_encoder, trained_text_encoder
 from uni_sign.stages._scoring import scored
 from uni_sign.stages._vocabulary import (
-    GENERATED,
-    KEPT,
     fitted,
     generated_pieces,
     kept_pieces,
     starting_weights,
+    vocabulary_extras,
     vocabulary_notes,
 )
 from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, ModelSize, to_device
@@ -117,27 +116,14 @@ class FineTuning:
                 f"{self.mt5_folder}: the tokenizer has {len(self.folder_tokenizer)} pieces, the model only "
                 f"{self.folder_config.vocab_size}: they do not belong together."
             )
-        _ = self.kept, self.generated
-        self._check_pooling()
-        _ = self.fusion_checkpoint, self.text_encoder
+        check_pooling(self)
+        _ = self.kept, self.generated, self.fusion_checkpoint, self.text_encoder
         train = self.splits["train"].samples
         if self.config.use_descriptions and not any(sample.description_path for sample in train):
             places = " or ".join(str(folder) for folder in self.corpus.description_dirs)
             raise InputError(
                 f"--use_descriptions: none of the {len(train)} training clips has a description file in "
                 f"{places or 'a folder, as the corpus names none'}: put <clip>.json files there, or leave the flag out."
-            )
-
-    def _check_pooling(self) -> None:
-        """A model trained on other text features than these would be scored on what it never saw."""
-        trained = self.finetune.extras.get("config") if self.finetune else None
-        if not self.config.use_descriptions or not isinstance(trained, Mapping):
-            return
-        pooling = trained.get("text_pooling", self.config.text_pooling)
-        if trained.get("use_descriptions") and pooling != self.config.text_pooling:
-            raise InputError(
-                f"--finetune {self.config.finetune} was trained with --text_pooling {pooling}, "
-                f"not {self.config.text_pooling}: give the same."
             )
 
     @cached_property
@@ -218,7 +204,7 @@ class FineTuning:
 
     @property
     def trains_text(self) -> bool:
-        """Whether the model holds a text encoder, that trains."""
+        """Whether a text encoder is part of the model and trains."""
         return self.config.use_descriptions and not self.config.text_encoder_freeze
 
     @property
@@ -394,8 +380,7 @@ class FineTuning:
         """Stage, flags, score signature, parts of the vocabulary, and a frozen text encoder's trained weights."""
         plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.config).items()}
         extras: dict[str, Any] = {"stage": self.name, "config": plain, "signature": signature()}
-        parts = {KEPT: self.kept, GENERATED: self.generated}
-        extras |= {name: part.plain() for name, part in parts.items() if part is not None}
+        extras |= vocabulary_extras(self)
         if self.text_encoder is not None:
             extras["text_encoder_fingerprint"] = self.text_encoder.fingerprint
             extras["text_encoder"] = trained_text_encoder(self)
