@@ -202,6 +202,11 @@ def test_inference_needs_no_corpus(
 ) -> None:
     stage = make_stage(demo_root, **{flag: True})
     path = trained(stage, tmp_path / "best.pth")
+    if stage.generated is not None:
+        content = torch.load(path, weights_only=True)
+        lost = sorted(set(range(stage.generated.rows)) - set(stage.generated.ids))
+        content["model"]["mt5_model.lm_head.weight"][lost] *= 9  # what a free search would write
+        torch.save(content, path)
     (tmp_path / "pretrained_weight").symlink_to(demo_root / "pretrained_weight")
     clip = stage.splits["test"].samples[0]
     words = ["--data_root", str(tmp_path), "--poses", str(clip.pose_path)]
