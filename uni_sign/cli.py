@@ -1,4 +1,4 @@
-"""The `uni-sign` command: train, evaluate, infer, show, demo-data, doctor, export."""
+"""The `uni-sign` command: train, evaluate, infer, show, demo-data, doctor, trim, export."""
 
 import os
 import socket
@@ -20,6 +20,7 @@ _HELP = """usage: uni-sign COMMAND ...
   show OUTPUT_DIR                 a finished run: translations, scores, where its files lie
   demo-data [--videos]            make the embedded Demo corpus
   doctor [STAGE] [flags]          check everything before training
+  trim FOLDER [flags]             make an mT5 folder with the pieces that a corpus needs
   export SOURCE TARGET            best_checkpoint.pth to a safetensors folder, and back
 
 Each command explains its flags with --help."""
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "show": _show,
         "demo-data": _demo_data,
         "doctor": _doctor,
+        "trim": _trim,
         "export": _export,
     }
     try:
@@ -158,14 +160,32 @@ def _doctor(words: list[str]) -> int:
     return doctor(name, flags)
 
 
+def _trim(words: list[str]) -> int:
+    from uni_sign.commands.trim import STAGE, trim
+
+    if {"-h", "--help"} & set(words):
+        build_parser(load_stage(STAGE).Config, program="uni-sign trim FOLDER").print_help()
+        return 0
+    if not words or words[0].startswith("-"):
+        raise InputError("Name the mT5 folder to make first: uni-sign trim FOLDER [flags].")
+    return trim(Path(words[0]), words[1:])
+
+
 def _export(words: list[str]) -> int:
     from uni_sign.commands.export import export
 
     parser = Parser(prog="uni-sign export")
     parser.add_argument("source", type=Path, help="best_checkpoint.pth, or a folder that export made")
     parser.add_argument("target", type=Path, help="the folder, or the .pth file, to make")
+    parser.add_argument(
+        "--full_vocab",
+        type=Path,
+        metavar="MT5_FOLDER",
+        help="give a trimmed model its whole vocabulary back, from the mT5 that it was trimmed from; "
+        "TARGET is then a file if it ends with .pth",
+    )
     known = parser.parse_words(words)
-    export(known.source, known.target)
+    export(known.source, known.target, known.full_vocab)
     return 0
 
 

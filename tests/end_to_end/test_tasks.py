@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from commands import ROOT, Run, launcher, shell
 
 from uni_sign.cli import main
+from uni_sign.data.signs import Key
+from uni_sign.stages.fine_tuning import FineTuning, FineTuningConfig
 
 SCORES = {
     "SLT": {"bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "rouge_l_standard", "chrf"},
@@ -146,3 +150,22 @@ def test_fusion_only_trains_nothing_else(run: Run, finished: Path, tmp_path: Pat
     after = torch.load(tmp_path / "run" / "best_checkpoint.pth", weights_only=True)["model"]
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"gating_fusion", "mask_embedding"}
+
+
+def test_constrained_generation_under_zero_3_equals_that_of_one_module(run: Run, corpus: Path, tmp_path: Path) -> None:
+    flags: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 8, "constrain_vocab": True}
+    stage = FineTuning(FineTuningConfig(dataset="Demo", data_root=corpus, hidden_dim=16, **flags), seed=42)
+    model = stage.build_model().eval()
+    assert stage.generated is not None
+    lost = sorted(set(range(stage.generated.rows)) - set(stage.generated.ids))
+    model.mt5_model.lm_head.weight.data[lost] *= 9  # what a free search would write
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+    given = ("--constrain_vocab", "--eval", "--finetune", str(tmp_path / "model.pth"))
+    run(launcher("python"), *given, "--zero_stage", "3", "--batch_size", "8", output_dir=tmp_path / "sharded")
+    dataset = stage.build_datasets().splits["test"]
+    batch = stage.collate()([dataset[Key(0, index)] for index in range(len(dataset))])
+    with stage.generation(model):
+        expected = [row["prediction"] for row in stage.predict(model, batch)]
+    rows = (tmp_path / "sharded" / "predictions_test.jsonl").read_text().splitlines()
+    assert [json.loads(row)["prediction"] for row in rows] == expected
+    assert expected != [row["prediction"] for row in stage.predict(model, batch)]

@@ -163,6 +163,8 @@ def test_state_round_trip(tmp_path: Path) -> None:
     for name, value in set_up.items():
         with pytest.raises(InputError, match=f"cannot be resumed: .* was {value} there and is {value + 1} here"):
             read_state(tmp_path, RunState(**{**set_up, name: value + 1}))
+    with pytest.raises(InputError, match=r"--trim_vocab.* was none there and is 640 pieces here"):
+        read_state(tmp_path, RunState(**set_up, vocabulary="640 pieces"))
 
 
 def test_the_checkpoint_written_last_is_the_newest(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from safetensors.torch import save as safetensors_bytes
 from uni_sign.commands.export import read_exported
 from uni_sign.data.corpora import read_split
 from uni_sign.data.descriptions import read_descriptions
+from uni_sign.data.vocabulary import read_kept
 from uni_sign.engine.checkpoint import RunState, find_resume, read_state
 from uni_sign.models.mt5 import new_mt5, read_config
 
@@ -237,4 +238,32 @@ def export_config(folder: Path) -> Reader:
         dumped(fields(["tied", "stage", "config", "model"], VALUE | st.dictionaries(st.text(), VALUE))),
         [*JSON_WORDS, b'"tied"'],
         named=folder.name,
+    )
+
+
+def kept_pieces(_: Path) -> Reader:
+    whole = {"ids": [0, 1, 2, 7], "rows": 9, "tokenizer": "ab", "described": False}
+
+    def read(path: Path) -> None:
+        kept = read_kept(path.parent)
+        assert kept is None or kept.ids[-1] < kept.rows
+
+    odd = [
+        b"[]",
+        b"[0, 1, 2, 1e999]",
+        b"[0, 1, 2, 2]",
+        b"[0, 1, 2, null]",
+        b"[[0], 1, 2]",
+        b'"012"',
+        b"null",
+        b"{}",
+        b"9",
+    ]
+    return Reader(
+        "kept_pieces.json",
+        read,
+        [Seed(json_bytes(whole))],
+        [*JSON_ATTACKS, *(b'%s, "%s": %s}' % (json_bytes(whole)[:-1], n.encode(), v) for n in whole for v in odd)],
+        dumped(fields(list(whole), VALUE).map(lambda some: {**whole, **some})),
+        [*JSON_WORDS, b'"ids"', b"true", b"-1"],
     )

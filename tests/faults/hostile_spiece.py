@@ -15,6 +15,7 @@ from reader import (
 )
 
 from uni_sign.data.tokenizer import Tokenizer
+from uni_sign.data.vocabulary import kept_tokenizer, needed_pieces
 
 
 def _field(number: int, value: bytes | float | int) -> bytes:
@@ -42,6 +43,7 @@ def spiece(_: Path) -> Reader:
         for text in ("", "今天很好 hello ▁ ﷺ ａ\n</s>", "x" * 300, "\0\ufffd", "👍🏽é"):
             tokenizer.encode(text, 50)
         tokenizer.decode([*range(min(len(tokenizer), 300)), len(tokenizer), -1])
+        assert kept_tokenizer(tokenizer, needed_pieces(tokenizer, [["今天 hello ab"]])).encode("x")
 
     special = [(b"<pad>", 0.0, 3), (b"</s>", 0.0, 3), (b"<unk>", 0.0, 2)]
     small = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hostile_json import csl_news, descriptions, export_config, manifest, mt5_config, state
+from hostile_json import csl_news, descriptions, export_config, kept_pieces, manifest, mt5_config, state
 from hostile_pickles import label_pickle, pose_npz, pose_pickle
 from hostile_spiece import spiece
 from hostile_tensors import pth, pth_flags, safetensors
@@ -16,6 +16,6 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     build.__name__: build
     for build in (
         *(pose_pickle, pose_npz, label_pickle, csl_news, descriptions, corpus_yaml, flags_yaml),
-        *(pth, pth_flags, safetensors, export_config, manifest, state, mt5_config, spiece),
+        *(pth, pth_flags, safetensors, export_config, manifest, state, mt5_config, kept_pieces, spiece),
     )
 }

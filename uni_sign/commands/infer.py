@@ -72,12 +72,13 @@ def _rows(stage: Any, config: InferConfig) -> Iterator[dict[str, Any]]:
     if config.dtype != "fp32":
         kind = torch.bfloat16 if config.dtype == "bf16" else torch.float16
         precision = torch.autocast(accelerator.device.type, kind)
-    for batch in tqdm(loader, desc="translating", unit="batch", disable=not config.output):
-        for problem in batch["problems"]:
-            yield {"error": problem}
-        with precision:
-            rows = stage.predict(model, to_device(batch, accelerator.device))
-        yield from rows
+    with stage.generation(model):
+        for batch in tqdm(loader, desc="translating", unit="batch", disable=not config.output):
+            for problem in batch["problems"]:
+                yield {"error": problem}
+            with precision:
+                rows = stage.predict(model, to_device(batch, accelerator.device))
+            yield from rows
 
 
 def _write(out: TextIO, row: dict[str, Any]) -> int:

@@ -43,6 +43,12 @@ class Tokenizer:
         self.path = state["path"]
         self._load(state["model"])
 
+    def with_model(self, model: bytes) -> "Tokenizer":
+        """The tokenizer of another SentencePiece model; errors name the same file."""
+        other = object.__new__(Tokenizer)
+        other.__setstate__({"path": self.path, "model": model})
+        return other
+
     def __len__(self) -> int:
         return len(self._processor)
 

@@ -48,6 +48,7 @@ class RunState:
     global_batch: int = 0
     clips: int = 0
     seed: int = 0
+    vocabulary: str = ""
 
 
 class Checkpoints:
@@ -268,6 +269,7 @@ _SET_UP = {
     "global_batch": "the clips per step (--batch_size x --gradient_accumulation_steps x processes)",
     "clips": "the number of usable training clips",
     "seed": "--seed",
+    "vocabulary": "the trimmed vocabulary (--trim_vocab)",
 }
 
 
@@ -284,6 +286,7 @@ def read_state(folder: Path, own: RunState) -> RunState:
     for name, meaning in _SET_UP.items():
         theirs, ours = getattr(state, name), getattr(own, name)
         if theirs != ours:
+            theirs, ours = (value if value != "" else "none" for value in (theirs, ours))
             raise InputError(f"{folder} cannot be resumed: {meaning} was {theirs} there and is {ours} here.")
     return state
 
@@ -295,6 +298,8 @@ def _check_types(state: RunState) -> None:
             raise ValueError(f"{counter.name} is no whole number from 0")
     if type(state.best_score) not in (int, float, type(None)) or type(state.tracker_id) not in (str, type(None)):
         raise ValueError("best_score is no number, or tracker_id no text")
+    if type(state.vocabulary) is not str:
+        raise ValueError("vocabulary is no text")
 
 
 def load(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path, state: RunState) -> None:

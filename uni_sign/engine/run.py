@@ -140,6 +140,7 @@ def prepare(
             global_batch=shape.window,
             clips=len(train_split),
             seed=config.seed,
+            vocabulary=stage.vocabulary,
         ),
         watchdog=watchdog,
         checkpoints=Checkpoints(config.output_dir, config.save_total_limit, accelerator.is_main_process),

@@ -51,6 +51,8 @@ class UniSign(PoseEncoder):
         if text_encoder_config is not None:
             self.text_encoder = TextEncoder(text_encoder_config, text_pooling)
         self.trains_text = text_encoder_config is not None
+        # Within `constrained_generation`: (K,) ids of the pieces that are generated, by their rows there.
+        self.generated_ids: Tensor | None = None
 
     def forward(self, batch: Mapping[str, Any]) -> Encoded:
         """Encode a batch; everything that trains takes part in every call, on every rank."""
@@ -92,6 +94,7 @@ class UniSign(PoseEncoder):
 
     def generate(self, encoded: Encoded, num_beams: int, max_new_tokens: int, synced: bool = False) -> Tensor:
         """Beam search from the encoder output already computed: token ids (B, <= max_new_tokens + 1)."""
-        return beam_search(
+        ids = beam_search(
             self.mt5_model, encoded.hidden_states, encoded.attention_mask, num_beams, max_new_tokens, synced
         )
+        return ids if self.generated_ids is None else self.generated_ids[ids]

@@ -12,3 +12,13 @@ def most_of_all_ranks(counts: list[int], weight: Tensor) -> list[int]:
     most = torch.tensor(counts, device=weight.device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return most.tolist()
+
+
+def rows_of(weight: Tensor, ids: Tensor) -> Tensor:
+    """A copy of the rows ``ids`` (K,) of ``weight``; where ZeRO-3 shares it out, gathered for that: collective."""
+    if not hasattr(weight, "ds_id"):
+        return weight.detach()[ids]
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([weight]):
+        return weight.detach()[ids]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from uni_sign.data.corpora import SPLITS, read_split
 from uni_sign.errors import InputError
 from uni_sign.models.weights import compared
+from uni_sign.stages._vocabulary import starting_weights
 from uni_sign.stages.base import Finding
 
 # The stage that imports this module: a stage that its helpers imported would be a circle.
@@ -46,7 +47,8 @@ def _mt5(stage: FineTuning) -> str:
     config, folder = stage.mt5_config, stage.mt5_folder
     if not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]) and not stage.config.finetune:
         raise InputError(f"{folder} holds no weights (*.safetensors or *.bin).")
-    return f"{folder}: d_model {config.d_model}, {len(stage.tokenizer):,} pieces"
+    kept, pieces = f"{stage.kept} of " if stage.kept else "", len(stage.folder_tokenizer)
+    return f"{folder}: d_model {config.d_model}, {kept}{pieces:,} pieces"
 
 
 def _corpus(stage: FineTuning) -> str:
@@ -59,7 +61,7 @@ def _corpus(stage: FineTuning) -> str:
 def _checkpoints(stage: FineTuning) -> str:
     found = [c for c in (stage.finetune, stage.fusion_checkpoint) if c is not None]
     if stage.finetune is not None:
-        compared(stage.meta_model(), stage.finetune)
+        compared(stage.meta_model(), starting_weights(stage))
     return "; ".join(f"{c.source}: {len(c.weights)} tensors" for c in found)
 
 

@@ -1,7 +1,8 @@
 """A text encoder that no longer changes: each description goes through it once, ever."""
 
 import hashlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,75 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from transformers import MT5Config
 
 from uni_sign.data.descriptions import read_descriptions
 from uni_sign.data.signs import MAX_TEXT_TOKENS
 from uni_sign.data.text_cache import TextFeatures
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.errors import InputError, SampleError
-from uni_sign.models.mt5 import load_text_stack, read_config
+from uni_sign.models.mt5 import load_text_stack
 from uni_sign.models.text_fusion import TextEncoder
 from uni_sign.models.weights import fingerprint
+from uni_sign.stages._vocabulary import frozen_vocabulary
+
+# The stage that imports this module: a stage that its helpers imported would be a circle.
+FineTuning = Any
 
 _TOKENS_PER_BATCH = 16384
 _SAMPLED_BLOCKS, _BLOCK = 64, 65536
+
+
+def frozen_text_encoder(stage: FineTuning) -> "FrozenTextEncoder | None":
+    """The frozen text encoder, where ``--text_encoder_freeze`` asks for one; raises InputError for another one's run.
+
+    It stands beside the model, with a vocabulary of its own: `frozen_vocabulary`.
+    """
+    config = stage.config
+    if not config.text_encoder_freeze:
+        return None
+    cache = Path(config.text_cache or config.data_root / ".cache" / "text_features")
+    _check_writable(cache)
+    overlay, shape, tokenizer = frozen_vocabulary(stage, trained_text_encoder(stage))
+    encoder = FrozenTextEncoder(stage.mt5_folder, shape, tokenizer, config.text_pooling, cache, overlay)
+    wanted = stage.finetune.extras.get("text_encoder_fingerprint") if stage.finetune else None
+    if wanted not in (None, encoder.fingerprint):
+        raise InputError(
+            f"--finetune {config.finetune} was trained with another frozen text encoder than the one of "
+            f"{stage.mt5_folder} with --text_pooling {config.text_pooling}: give that run's --mt5 and pooling."
+        )
+    return encoder
+
+
+def check_pooling(stage: FineTuning) -> None:
+    """A model trained on other text features than these would be scored on what it never saw: InputError."""
+    config = stage.config
+    trained = stage.finetune.extras.get("config") if stage.finetune else None
+    if not config.use_descriptions or not isinstance(trained, Mapping):
+        return
+    pooling = trained.get("text_pooling", config.text_pooling)
+    if trained.get("use_descriptions") and pooling != config.text_pooling:
+        raise InputError(
+            f"--finetune {config.finetune} was trained with --text_pooling {pooling}, "
+            f"not {config.text_pooling}: give the same."
+        )
+
+
+def trained_text_encoder(stage: FineTuning) -> dict[str, Tensor]:
+    """Text encoder weights of --finetune, where it was trained with them."""
+    prefix = "text_encoder."
+    weights = stage.finetune.weights if stage.finetune else {}
+    return {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"--text_cache {folder} cannot be written ({error.strerror}): choose another folder."
+        ) from error
 
 
 class FrozenTextEncoder:
@@ -30,10 +88,16 @@ class FrozenTextEncoder:
     """
 
     def __init__(
-        self, folder: Path, tokenizer: Tokenizer, pooling: str, cache: Path, overlay: dict[str, Tensor]
+        self,
+        folder: Path,
+        config: MT5Config,
+        tokenizer: Tokenizer,
+        pooling: str,
+        cache: Path,
+        overlay: dict[str, Tensor],
     ) -> None:
         self._folder, self._tokenizer, self._pooling, self._overlay = folder, tokenizer, pooling, overlay
-        self._config = read_config(folder)
+        self._config = config
         self.fingerprint = self._fingerprint()
         self.features = TextFeatures(cache / self.fingerprint, self._config.d_model)
 

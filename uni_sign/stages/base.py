@@ -94,6 +94,11 @@ class Stage(Protocol):
     @property
     def higher_is_better(self) -> bool: ...
 
+    @property
+    def vocabulary(self) -> str:
+        """What a trimmed vocabulary keeps, in a few words; a run resumes only where it is the same. Empty: all."""
+        ...
+
     def check(self) -> None:
         """Read every input that can be known to be wrong, before any process group starts; raises InputError."""
         ...

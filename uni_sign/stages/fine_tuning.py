@@ -1,7 +1,8 @@
 """Fine-tuning of Uni-Sign: poses and descriptions to a sentence (SLT), glosses (CSLR) or a word (ISLR)."""
 
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from uni_sign.data.corpora import SPLITS, Corpus, Sample, Split, default_corpus,
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.signs import IGNORED, ClipSettings, Collate, Key, SignDataset
 from uni_sign.data.tokenizer import Tokenizer
+from uni_sign.data.vocabulary import Kept, kept_tokenizer
 from uni_sign.data.wholebody import PARTS
 from uni_sign.errors import InputError
 from uni_sign.metrics.translation import signature
@@ -25,10 +27,19 @@ from uni_sign.models.batch_norm import BatchNormMode, set_batch_norm_mode
 from uni_sign.models.mt5 import load_mt5, load_text_stack, read_config
 from uni_sign.models.text_fusion import KEPT_TOKENS
 from uni_sign.models.uni_sign import UniSign
+from uni_sign.models.vocabulary import constrained_generation
 from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
 from uni_sign.stages._examination import examination
-from uni_sign.stages._frozen_text import FrozenTextEncoder
+from uni_sign.stages._frozen_text import FrozenTextEncoder, check_pooling, frozen_text_encoder, trained_text_encoder
 from uni_sign.stages._scoring import scored
+from uni_sign.stages._vocabulary import (
+    fitted,
+    generated_pieces,
+    kept_pieces,
+    starting_weights,
+    vocabulary_extras,
+    vocabulary_notes,
+)
 from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, ModelSize, to_device
 
 _POINTS = sum(len(points) for points in PARTS.values())
@@ -64,6 +75,10 @@ class FineTuningConfig:
     text_dropout_p: float = flag(0.0, "share of described frames whose text is hidden in training", check=between(0, 1))
     text_encoder_freeze: bool = flag(False, "keep the text encoder fixed; its features are computed once, on disk")
     text_cache: str = flag("", "folder of those features; default: .cache/text_features under --data_root")
+    trim_vocab: bool = flag(
+        False, "keep only the pieces of mT5's vocabulary that the corpus needs; `uni-sign export` gives all back"
+    )
+    constrain_vocab: bool = flag(False, "generate from these pieces alone, and keep all in the model")
     fusion_only: bool = flag(False, "train mask embedding and gating fusion alone")
     fusion_checkpoint: str = flag("", "take gating_fusion.* and mask_embedding.* from this checkpoint")
 
@@ -71,6 +86,8 @@ class FineTuningConfig:
         """What does not go together, in one sentence."""
         if self.hidden_dim % 4:
             return f"--hidden_dim {self.hidden_dim} must be a multiple of 4"
+        if self.trim_vocab and self.constrain_vocab:
+            return "--constrain_vocab is part of --trim_vocab: leave out one"
         if not self.use_descriptions:
             for name in ("text_encoder_freeze", "fusion_only", "fusion_checkpoint", "text_dropout_p"):
                 if getattr(self, name):
@@ -94,31 +111,19 @@ class FineTuning:
             raise InputError(
                 f"--task {self.config.task} is not one of {self.corpus.name}'s: {', '.join(self.corpus.tasks)}."
             )
-        if self.mt5_config.vocab_size < len(self.tokenizer):
+        if self.folder_config.vocab_size < len(self.folder_tokenizer):
             raise InputError(
-                f"{self.mt5_folder}: the tokenizer has {len(self.tokenizer)} pieces, the model only "
-                f"{self.mt5_config.vocab_size}: they do not belong together."
+                f"{self.mt5_folder}: the tokenizer has {len(self.folder_tokenizer)} pieces, the model only "
+                f"{self.folder_config.vocab_size}: they do not belong together."
             )
-        self._check_pooling()
-        _ = self.fusion_checkpoint, self.text_encoder
+        check_pooling(self)
+        _ = self.kept, self.generated, self.fusion_checkpoint, self.text_encoder
         train = self.splits["train"].samples
         if self.config.use_descriptions and not any(sample.description_path for sample in train):
             places = " or ".join(str(folder) for folder in self.corpus.description_dirs)
             raise InputError(
                 f"--use_descriptions: none of the {len(train)} training clips has a description file in "
                 f"{places or 'a folder, as the corpus names none'}: put <clip>.json files there, or leave the flag out."
-            )
-
-    def _check_pooling(self) -> None:
-        """A model trained on other text features than these would be scored on what it never saw."""
-        trained = self.finetune.extras.get("config") if self.finetune else None
-        if not self.config.use_descriptions or not isinstance(trained, Mapping):
-            return
-        pooling = trained.get("text_pooling", self.config.text_pooling)
-        if trained.get("use_descriptions") and pooling != self.config.text_pooling:
-            raise InputError(
-                f"--finetune {self.config.finetune} was trained with --text_pooling {pooling}, "
-                f"not {self.config.text_pooling}: give the same."
             )
 
     @cached_property
@@ -139,14 +144,43 @@ class FineTuning:
         return self.config.data_root / "pretrained_weight" / name
 
     @cached_property
-    def mt5_config(self) -> MT5Config:
-        """The mT5's shape."""
+    def folder_config(self) -> MT5Config:
+        """The shape of the mT5 in its folder."""
         return read_config(self.mt5_folder)
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The mT5's tokenizer."""
+    def folder_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the mT5 folder."""
         return Tokenizer(self.mt5_folder)
+
+    @cached_property
+    def kept(self) -> Kept | None:
+        """The part of a full vocabulary that the model has, by ``--trim_vocab`` or a trimmed folder."""
+        return kept_pieces(self)
+
+    @cached_property
+    def generated(self) -> Kept | None:
+        """The part of its vocabulary that the model generates from, by ``--constrain_vocab``."""
+        return generated_pieces(self)
+
+    @cached_property
+    def mt5_config(self) -> MT5Config:
+        """The model's mT5: the folder's, with the vocabulary that is kept."""
+        config = copy.deepcopy(self.folder_config)
+        config.vocab_size = len(self.kept.ids) if self.kept else config.vocab_size
+        return config
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        if self.kept is None or len(self.kept.ids) == len(self.folder_tokenizer):
+            return self.folder_tokenizer
+        return kept_tokenizer(self.folder_tokenizer, self.kept.ids)
+
+    @property
+    def vocabulary(self) -> str:
+        """The pieces that a trimmed model keeps, by number and digest."""
+        return str(self.kept or "")
 
     @cached_property
     def finetune(self) -> Checkpoint | None:
@@ -166,27 +200,12 @@ class FineTuning:
     @cached_property
     def text_encoder(self) -> FrozenTextEncoder | None:
         """The frozen text encoder, where ``--text_encoder_freeze`` asks for one."""
-        config = self.config
-        if not config.text_encoder_freeze:
-            return None
-        folder = Path(config.text_cache or config.data_root / ".cache" / "text_features")
-        _check_writable(folder)
-        encoder = FrozenTextEncoder(
-            self.mt5_folder, self.tokenizer, config.text_pooling, folder, self._trained_text_encoder()
-        )
-        wanted = self.finetune.extras.get("text_encoder_fingerprint") if self.finetune else None
-        if wanted not in (None, encoder.fingerprint):
-            raise InputError(
-                f"--finetune {config.finetune} was trained with another frozen text encoder than the one of "
-                f"{self.mt5_folder} with --text_pooling {config.text_pooling}: give that run's --mt5 and pooling."
-            )
-        return encoder
+        return frozen_text_encoder(self)
 
-    def _trained_text_encoder(self) -> dict[str, Tensor]:
-        """Text encoder weights of --finetune, where it was trained with them."""
-        prefix = "text_encoder."
-        weights = self.finetune.weights if self.finetune else {}
-        return {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+    @property
+    def trains_text(self) -> bool:
+        """Whether a text encoder is part of the model and trains."""
+        return self.config.use_descriptions and not self.config.text_encoder_freeze
 
     @property
     def monitor(self) -> str:
@@ -211,6 +230,7 @@ class FineTuning:
     def build_datasets(self) -> Datasets:
         """Train, dev and test of the corpus, and what is worth saying about them."""
         splits = {name: self._dataset(split.samples, name == "train") for name, split in self.splits.items()}
+        self.notes += vocabulary_notes(self)
         for name, dataset in splits.items():
             if dataset.cut_targets:
                 limit = dataset.settings.max_target_length
@@ -267,32 +287,24 @@ class FineTuning:
     def build_model(self) -> UniSign:
         """The model with its starting weights, and with what is frozen frozen."""
         config = self.config
-        trains_text = config.use_descriptions and not config.text_encoder_freeze
         model = UniSign(
             self.mt5_config,
             hidden_dim=config.hidden_dim,
             fusion=config.use_descriptions,
-            text_encoder_config=self.mt5_config if trains_text else None,
+            text_encoder_config=self.mt5_config if self.trains_text else None,
             text_pooling=config.text_pooling,
         )
         if self.finetune is None:
-            model.mt5_model = load_mt5(self.mt5_folder)
-            if trains_text:
-                model.text_encoder.encoder = load_text_stack(self.mt5_folder)
-        else:
-            self._load_finetune(model, trains_text)
+            model.mt5_model = fitted(self, model.mt5_model, load_mt5(self.mt5_folder))
+        if self.trains_text and not trained_text_encoder(self):
+            model.text_encoder.encoder = fitted(self, model.text_encoder.encoder, load_text_stack(self.mt5_folder))
+        if self.finetune is not None:
+            self.notes.append(load_checkpoint(model, starting_weights(self)))
         if self.fusion_checkpoint is not None:
             self.notes.append(load_fusion(model, self.fusion_checkpoint))
         set_batch_norm_mode(model, "frozen" if config.fusion_only else config.batch_norm)
         freeze_all_but_fusion(model, config.fusion_only)
         return model
-
-    def _load_finetune(self, model: UniSign, trains_text: bool) -> None:
-        assert self.finetune is not None
-        held = {key.split(".")[0] for key in self.finetune.weights}
-        if trains_text and "text_encoder" not in held:
-            model.text_encoder.encoder = load_text_stack(self.mt5_folder)
-        self.notes.append(load_checkpoint(model, self.finetune))
 
     def model_size(self) -> ModelSize:
         """The model's size, counted on the meta device; about 40 maps a point and frame, 24 x 12 values of d_model."""
@@ -309,12 +321,9 @@ class FineTuning:
 
     def meta_model(self) -> UniSign:
         """The model without its weights."""
-        config = self.config
-        trains_text = config.use_descriptions and not config.text_encoder_freeze
+        config, text_encoder = self.config, self.mt5_config if self.trains_text else None
         with torch.device("meta"):
-            return UniSign(
-                self.mt5_config, config.hidden_dim, config.use_descriptions, self.mt5_config if trains_text else None
-            )
+            return UniSign(self.mt5_config, config.hidden_dim, config.use_descriptions, text_encoder)
 
     @property
     def longest_clip(self) -> int:
@@ -350,25 +359,31 @@ class FineTuning:
             if index >= 0
         ]
 
+    def generation(self, model: UniSign) -> AbstractContextManager[None]:
+        """Collective: inside, `predict` generates within the pieces of ``--constrain_vocab``."""
+        return constrained_generation(model, self.generated.ids if self.generated else None)
+
     def evaluate(self, model: UniSign, loader: Iterable[Batch], accelerator: Any) -> Evaluation:
         """Predict this rank's share, gather all ranks' rows, then score them once and alike everywhere."""
         mine: list[dict[str, Any]] = []
         problems: list[str] = []
-        for batch in loader:
-            problems += batch["problems"]
-            mine += self.predict(model, to_device(batch, accelerator.device))
+        with self.generation(model):
+            for batch in loader:
+                problems += batch["problems"]
+                mine += self.predict(model, to_device(batch, accelerator.device))
         everyone = {row["index"]: row for row in gather_object(mine)}
         rows = [everyone[index] for index in sorted(everyone)]
         samples = loader.dataset.samples  # type: ignore[attr-defined]
         return scored(rows, samples, sorted(set(gather_object(problems))), self.config.task, self.corpus)
 
     def checkpoint_extras(self) -> dict[str, Any]:
-        """Stage, flags, score signature, and a frozen text encoder's weights where they are not the mT5 folder's."""
+        """Stage, flags, score signature, parts of the vocabulary, and a frozen text encoder's trained weights."""
         plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.config).items()}
         extras: dict[str, Any] = {"stage": self.name, "config": plain, "signature": signature()}
+        extras |= vocabulary_extras(self)
         if self.text_encoder is not None:
             extras["text_encoder_fingerprint"] = self.text_encoder.fingerprint
-            extras["text_encoder"] = self._trained_text_encoder()
+            extras["text_encoder"] = trained_text_encoder(self)
         return extras
 
 
@@ -376,16 +391,6 @@ def freeze_all_but_fusion(model: UniSign, fusion_only: bool) -> None:
     """With ``fusion_only``, nothing trains but mask embedding and gating fusion."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not fusion_only or name.split(".")[0] in FUSION_MODULES)
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise InputError(
-            f"--text_cache {folder} cannot be written ({error.strerror}): choose another folder."
-        ) from error
 
 
 def _checkpoint(flag_name: str, path: str) -> Checkpoint | None:
