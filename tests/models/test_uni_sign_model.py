@@ -207,6 +207,12 @@ def test_damaged_mt5_folders_are_named(tmp_path: Path, tiny_config: dict[str, An
         load_mt5(tmp_path)
 
 
+def test_every_parameter_of_a_new_text_encoder_is_used(tiny_config: dict[str, Any]) -> None:
+    encoder = TextEncoder(MT5Config(**tiny_config))
+    encoder([torch.tensor([[3, 4, 1]])]).sum().backward()
+    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
+
+
 def test_text_encoder_does_not_mark_the_shared_config(tiny_config: dict[str, Any]) -> None:
     """Canary: MT5EncoderModel sets is_encoder_decoder to false in the config it is given."""
     config = MT5Config(**tiny_config)

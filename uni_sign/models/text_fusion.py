@@ -26,6 +26,8 @@ class TextEncoder(nn.Module):
         super().__init__()
         # The library marks the config it is given as encoder-only: it gets one of its own.
         self.encoder = MT5EncoderModel(copy.deepcopy(config))
+        # Left apart, one of the two would be a parameter that nothing uses, which data parallel refuses.
+        self.encoder.encoder.set_input_embeddings(self.encoder.shared)
         self.pooling = pooling
 
     def forward(self, groups: Sequence[Tensor]) -> Tensor:
