@@ -71,7 +71,8 @@ def _read(path: Path) -> dict[bytes, int]:
             keys, frames = arrays["keys"], arrays["frames"]
     except Exception:  # zip, zlib and numpy raise a dozen types for damaged files
         return {}
-    if keys.dtype != np.uint8 or keys.shape != (len(frames), _DIGEST) or frames.dtype != np.int64 or frames.ndim != 1:
+    fits = keys.shape[:1] == frames.shape and keys.shape[1:] == (_DIGEST,)
+    if not fits or keys.dtype != np.uint8 or frames.dtype != np.int64:
         return {}
     raw = keys.tobytes()
     return {raw[i * _DIGEST : (i + 1) * _DIGEST]: n for i, n in enumerate(frames.tolist()) if n >= 0}
