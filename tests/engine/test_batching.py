@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uni_sign.engine.batching import BatchShape, EvalSampler, TrainSampler, plan_epoch, share
@@ -73,6 +73,9 @@ def test_neighbours_are_alike_in_size() -> None:
     assert np.mean(spreads) < 50
     firsts = [sizes[window[0][0]] for window in plan]
     assert firsts != sorted(firsts)
+    last = np.concatenate(plan_epoch(sizes, BatchShape(8, 4, 2), 0, 0)[-1])
+    assert len(last) == 400 % 64
+    assert [sizes[index] for index in last] == sorted(sizes[index] for index in last)
 
 
 def test_windows_per_epoch() -> None:
@@ -157,8 +160,9 @@ def test_a_sampler_knows_its_length_and_starts_over(processes: int) -> None:
 
 # --- a budget of frames ------------------------------------------------------------------------------------
 
-BUDGET = 60
-FRAMES = st.lists(st.integers(1, BUDGET), min_size=1, max_size=60)
+BUDGET = 400
+# Most of them in classes of several lengths, and some as long as the budget.
+FRAMES = st.lists(st.one_of(st.integers(60, 140), st.integers(1, BUDGET)), min_size=1, max_size=60)
 FRAME_SHAPES = st.builds(BatchShape, st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.just(BUDGET))
 
 
@@ -176,6 +180,8 @@ def shares_of(frames: list[int], shape: BatchShape, epoch: int) -> list[list[lis
 
 
 @given(FRAMES, FRAME_SHAPES, st.integers(0, 3))
+@example([BUDGET, 201, 201], BatchShape(9, 1, 1, BUDGET), 0)
+@example([129] * 90 + [134] * 90, BatchShape(9, 1, 1, BUDGET), 0)
 def test_every_share_keeps_to_the_budget_and_every_clip_counts_once(
     frames: list[int], shape: BatchShape, epoch: int
 ) -> None:
@@ -242,6 +248,7 @@ def test_shares_are_full_alike_and_mixed_anew() -> None:
     shares = [share for window in first for micro in window for share in micro]
     loads = [sum(frames[index] for index in share) for share in shares]
     assert np.mean(loads) > 0.9 * 2048
+    assert max(loads) <= 2048
     padded = sum(len(share) * max(frames[index] for index in share) for share in shares)
     assert sum(loads) > 0.99 * padded
     by_rank = [[sum(frames[i] for i in share) for share in micro] for window in first for micro in window]
@@ -251,7 +258,13 @@ def test_shares_are_full_alike_and_mixed_anew() -> None:
     ]
     assert len(together[0] & together[1]) < 0.1 * len(shares)
     firsts = [frames[window[0][0][0]] for window in first]
-    assert firsts != sorted(firsts)
+    assert abs(np.corrcoef(firsts, range(len(firsts)))[0, 1]) < 0.8
+
+
+def test_windows_have_alike_many_frames_down_to_the_last() -> None:
+    """Nine shares of two clips fill two windows of eight: as two of eight or nine clips, not of sixteen and one."""
+    windows = plan_epoch([100] * 17, BatchShape(9, 2, 4, 200), 0, 0)
+    assert sorted(sum(map(len, window)) for window in windows) == [8, 9]
 
 
 def test_200_000_clips_are_planned_without_a_loop_over_them() -> None:
@@ -283,6 +296,11 @@ def test_held_out_batches_keep_to_the_budget(frames: list[int], batch_size: int)
         assert all(len(batch) <= batch_size for batch in batches)
         made.append(sorted(tuple(index for _, index, _ in batch) for batch in batches))
     assert made[0] == made[1] == made[2]
+
+
+def test_a_held_out_clip_longer_than_the_budget_is_alone() -> None:
+    batches = list(EvalSampler([3, 9, 2, 7], 4, 0, 1, key, 5))
+    assert [[index for _, index, _ in batch] for batch in batches] == [[1], [3], [0, 2]]
 
 
 @pytest.mark.parametrize("budget", [0, 2048])

@@ -81,7 +81,7 @@ def _plan_by_frames(frames: np.ndarray, shape: BatchShape, rng: np.random.Genera
     Where the cuts lie depends on the classes alone, so it is the same in every epoch; a clip is charged as much as
     the longest of its class, so that whichever clips meet keep to the budget.
     """
-    classes, charged = _length_classes(frames, shape.frames)
+    classes, charged = _length_classes(frames)
     bounds = _share_bounds(np.sort(charged), shape)
     order = rng.permutation(len(frames))
     order = order[np.argsort(classes[order], kind="stable")]
@@ -98,14 +98,15 @@ def _sorted(clips: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return clips[np.argsort(sizes[clips], kind="stable")]
 
 
-def _length_classes(frames: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray]:
-    """The class of each length, and the longest length of that class or the budget: in whole numbers, which
-    are the same on every machine."""
-    edges = [1]
+def _length_classes(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each clip, and the frames of the longest clip in that class."""
+    edges = [1]  # whole numbers: the same on every machine
     while edges[-1] <= frames.max(initial=0):
         edges.append(edges[-1] + max(1, edges[-1] // _CLASS_WIDTH))
     classes = np.searchsorted(edges, frames, side="right")
-    return classes, np.minimum(np.asarray(edges)[classes] - 1, budget)
+    longest = np.zeros(len(edges) + 1, np.int64)
+    np.maximum.at(longest, classes, frames)
+    return classes, longest[classes]
 
 
 def _share_bounds(charged: np.ndarray, shape: BatchShape) -> np.ndarray:
