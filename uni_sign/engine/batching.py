@@ -18,6 +18,7 @@ _POOL_BATCHES = 50
 _CLASS_WIDTH = 16
 
 MakeKey = Callable[[int, int, bool], Any]
+Sizes = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,11 @@ class BatchShape:
         """Shares that one optimizer step is made of: one for each process and micro-batch."""
         return self.processes * self.accumulation
 
-    def windows_per_epoch(self, clips: int) -> int:
-        """Optimizer steps per epoch where clips alone count, the last incomplete one included."""
-        return -(-clips // self.window)
-
 
 # --- an epoch ----------------------------------------------------------------------------------------------
 
 
-def plan_epoch(sizes: Sequence[int], shape: BatchShape, seed: int, epoch: int) -> list[list[np.ndarray]]:
+def plan_epoch(sizes: Sizes, shape: BatchShape, seed: int, epoch: int) -> list[list[np.ndarray]]:
     """Windows of global micro-batches of clip indices; each clip exactly once, neighbours alike in ``sizes``.
 
     With a budget of frames ``sizes`` are frames, none above the budget. Every epoch has as many windows.
@@ -119,7 +116,7 @@ def _share_bounds(charged: np.ndarray, shape: BatchShape) -> np.ndarray:
 
 
 def share(
-    micro_batch: np.ndarray, rank: int, processes: int, bounds: Sequence[int] | np.ndarray | None = None
+    micro_batch: np.ndarray, rank: int, processes: int, bounds: np.ndarray | None = None
 ) -> list[tuple[int, bool]]:
     """This rank's (index, counted) of a global micro-batch; never empty: a clip shown to fill a place counts not.
 
@@ -172,7 +169,7 @@ def _filled(totals: Sequence[int], budget: int, most_clips: int) -> list[int]:
 class TrainSampler:
     """Batch sampler of one rank: the keys of its micro-batches in ``epoch``, from window ``first_window`` on."""
 
-    def __init__(self, sizes: Sequence[int], shape: BatchShape, rank: int, seed: int, make_key: MakeKey) -> None:
+    def __init__(self, sizes: Sizes, shape: BatchShape, rank: int, seed: int, make_key: MakeKey) -> None:
         self.sizes, self.shape = np.asarray(sizes, np.int64), shape
         self._rank, self._seed, self._make_key = rank, seed, make_key
         self.seek(0, 0)
@@ -180,7 +177,7 @@ class TrainSampler:
     def seek(self, epoch: int, first_window: int) -> None:
         """Choose the epoch and the window to start from."""
         self.epoch, self.first_window = epoch, first_window
-        self._plan = plan_epoch(self.sizes.tolist(), self.shape, self._seed, epoch)
+        self._plan = plan_epoch(self.sizes, self.shape, self._seed, epoch)
 
     @property
     def windows_per_epoch(self) -> int:
@@ -194,7 +191,7 @@ class TrainSampler:
 
     def digest(self) -> int:
         """CRC-32 of the lengths and of the windows they make: equal where a stopped epoch can be gone on with."""
-        windows = [np.concatenate(window) for window in plan_epoch(self.sizes.tolist(), self.shape, self._seed, 0)]
+        windows = [np.concatenate(window) for window in plan_epoch(self.sizes, self.shape, self._seed, 0)]
         ends = np.cumsum([len(window) for window in windows])
         return zlib.crc32(np.concatenate([self.sizes, *windows, ends]).astype("<i8").tobytes())
 
@@ -220,7 +217,7 @@ class EvalSampler:
     """
 
     def __init__(
-        self, sizes: Sequence[int], batch_size: int, rank: int, processes: int, make_key: MakeKey, frames: int = 0
+        self, sizes: Sizes, batch_size: int, rank: int, processes: int, make_key: MakeKey, frames: int = 0
     ) -> None:
         measured = np.asarray(sizes, np.int64)
         order = np.argsort(-measured, kind="stable")
