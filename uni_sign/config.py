@@ -59,7 +59,13 @@ class TrainConfig:
     seed: int = flag(42, "seed of weights, order, frame choice and dropout", check=between(0, 2**31 - 1))
     epochs: int = flag(20, "passes over the training split", check=at_least(1))
     max_steps: int = flag(0, "stop after this many optimizer steps; 0: no limit", check=at_least(0))
-    batch_size: int = flag(16, "clips per process and micro-batch", check=at_least(1))
+    batch_size: int = flag(16, "clips per process and micro-batch; with --frames_per_batch the most", check=at_least(1))
+    frames_per_batch: int = flag(
+        0,
+        "fill each process's micro-batch up to so many frames with clips of similar length, at most --batch_size; "
+        "0: clips alone count",
+        check=at_least(0),
+    )
     gradient_accumulation_steps: int = flag(1, "micro-batches per optimizer step", check=at_least(1))
     gradient_clipping: float = flag(1.0, "largest gradient norm; 0: no clipping", check=at_least(0))
     opt: Literal["adamw", "sgd"] = flag("adamw", "optimizer")

@@ -256,6 +256,9 @@ def test_doctor_refuses_what_training_refuses(root: Path, capsys: pytest.Capture
     assert "is of another model" in capsys.readouterr().out
     assert main(["doctor", *flags, "--processes", "4", "--batch_size", "3"]) == 0
     assert "12 = 3 clips x 1 accumulation x 4 process(es)" in capsys.readouterr().out
+    assert main(["doctor", *flags, "--processes", "4", "--batch_size", "3", "--frames_per_batch", "100"]) == 0
+    said = "at most 400 frames and 12 clips = (100 frames, 3 clips) x 1 accumulation x 4 process(es)"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

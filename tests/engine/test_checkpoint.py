@@ -154,7 +154,15 @@ def test_old_ones_are_pruned_and_incomplete_ones_left(tmp_path: Path) -> None:
 
 
 def test_state_round_trip(tmp_path: Path) -> None:
-    set_up = {"world_size": 2, "zero_stage": 1, "global_batch": 16, "clips": 100, "seed": 7}
+    set_up = {
+        "world_size": 2,
+        "zero_stage": 1,
+        "global_batch": 16,
+        "clips": 100,
+        "seed": 7,
+        "global_frames": 512,
+        "order": 9,
+    }
     state = RunState(2, 3, 40, 12.5, 30, "abc", **set_up)
     (tmp_path / "state.json").write_text(json.dumps(asdict(state)))
     assert read_state(tmp_path, RunState(**set_up)) == state

@@ -2,6 +2,7 @@
 
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ def test_out_of_memory_says_what_to_change(error: Exception, tmp_path: Path) -> 
     with pytest.raises(RunError) as caught, named_failures(config, flags, tmp_path):
         raise error
     assert "--text_encoder_freeze" not in str(caught.value)
+    with pytest.raises(RunError) as caught, named_failures(replace(config, frames_per_batch=2048), flags, tmp_path):
+        raise error
+    assert "--frames_per_batch 1024 with --gradient_accumulation_steps 4" in str(caught.value)
 
 
 def test_a_lost_peer_is_told_from_other_errors(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Run, launcher, losses
+from commands import Run, launcher, logged, losses
 
 # Dropout, text dropout and frame choice all draw random numbers that a resumed run must draw again.
 NOISY = ("--use_descriptions", "--text_dropout_p", "0.3", "--max_length", "20")
@@ -114,6 +114,23 @@ def test_another_number_of_processes_goes_on_without_a_jump(
     assert len(losses(moved)) == 6
     assert losses(moved) == pytest.approx(losses(whole), abs=1e-4)
     assert not list((moved / "checkpoints").glob(".*"))
+
+
+def test_a_budget_of_frames_goes_on_mid_epoch_with_the_processes_as_micro_batches(run: Run, tmp_path: Path) -> None:
+    """Two processes' shares of a step are one process's two micro-batches; statistics cannot accumulate."""
+    flags = ("--frames_per_batch", "60", "--batch_size", "4", "--batch_norm", "frozen", "--epochs", "1")
+    common = (*flags, "--use_descriptions", "--zero_stage", "0", "--save_steps", "1", "--save_total_limit", "9")
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    done = run(launcher("torchrun", 2), *common, output_dir=whole)
+    assert "Global batch of at most 60 frames and 4 clips x 1 accumulation x 2 processes" in done.stdout
+    steps = len(losses(whole))
+    assert steps >= 3
+    begin = ("--resume", str(whole / "checkpoints" / "step_00000001"), "--gradient_accumulation_steps", "2")
+    run(launcher("python"), *common, *begin, output_dir=moved)
+    assert losses(moved) == pytest.approx(losses(whole)[1:], abs=1e-4)
+    assert sum(logged(moved, "train/lr")) == pytest.approx(sum(logged(whole, "train/lr")[1:]))
+    predictions = [(folder / "predictions_test.jsonl").read_text().count("\n") for folder in (whole, moved)]
+    assert predictions == [5, 5]
 
 
 def test_the_same_seed_gives_the_same_run(run: Run, noisy_mt5: str, tmp_path: Path) -> None:

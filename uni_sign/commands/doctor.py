@@ -110,13 +110,7 @@ def _output(config: TrainConfig) -> Finding:
 
 
 def _batch_and_memory(stage: Any, config: TrainConfig, processes: int) -> list[Finding]:
-    total = config.batch_size * config.gradient_accumulation_steps * processes
-    batch = Finding(
-        "pass",
-        "effective batch",
-        f"{total} = {config.batch_size} clips x {config.gradient_accumulation_steps} accumulation "
-        f"x {processes} process(es)",
-    )
+    batch = Finding("pass", "effective batch", _effective_batch(config, processes))
     try:
         size = stage.model_size()
     except InputError as error:
@@ -134,6 +128,15 @@ def _batch_and_memory(stage: Any, config: TrainConfig, processes: int) -> list[F
             Finding(_level(needed, there), "host memory", detail, "leave out --offload, or use more machines")
         )
     return findings
+
+
+def _effective_batch(config: TrainConfig, processes: int) -> str:
+    clips, frames = config.batch_size, config.frames_per_batch
+    shares = config.gradient_accumulation_steps * processes
+    cut = f"{config.gradient_accumulation_steps} accumulation x {processes} process(es)"
+    if not frames:
+        return f"{clips * shares} = {clips} clips x {cut}"
+    return f"at most {frames * shares} frames and {clips * shares} clips = ({frames} frames, {clips} clips) x {cut}"
 
 
 def _level(needed: float, there: float) -> Literal["pass", "warn", "fail"]:

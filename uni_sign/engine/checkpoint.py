@@ -46,9 +46,11 @@ class RunState:
     world_size: int = 1
     zero_stage: int = 0
     global_batch: int = 0
+    global_frames: int = 0
     clips: int = 0
     seed: int = 0
     vocabulary: str = ""
+    order: int = 0
 
 
 class Checkpoints:
@@ -267,9 +269,11 @@ def find_resume(output_dir: Path, resume: str, checksums: bool = False) -> tuple
 _SET_UP = {
     "zero_stage": "--zero_stage",
     "global_batch": "the clips per step (--batch_size x --gradient_accumulation_steps x processes)",
+    "global_frames": "the frames per step (--frames_per_batch x --gradient_accumulation_steps x processes)",
     "clips": "the number of usable training clips",
     "seed": "--seed",
     "vocabulary": "the trimmed vocabulary (--trim_vocab)",
+    "order": "the digest of the training clips' lengths and order (their files, --max_length, --frames_per_batch)",
 }
 
 

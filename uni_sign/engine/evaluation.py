@@ -13,16 +13,20 @@ from uni_sign.engine.tracking import write_rows
 from uni_sign.engine.watchdog import any_rank
 from uni_sign.stages.base import Batch
 
+# Flags that `uni-sign evaluate` takes over from the run, beside those of the stage.
+_HOW = ("dtype", "batch_size", "frames_per_batch", "num_workers")
+
 
 def evaluate(run: Run, split: str, of_best: bool = False) -> dict[str, float]:
     """Score one split on all ranks; returns its scores named with the split. ``of_best``: see `Tracker.evaluation`."""
     dataset = run.datasets.splits[split]
     sampler = EvalSampler(
-        dataset.sizes,
+        run.lengths[split],
         run.config.batch_size,
         run.accelerator.process_index,
         run.accelerator.num_processes,
         run.datasets.make_key,
+        run.config.frames_per_batch,
     )
     loader = make_loader(run.config, dataset, run.datasets, sampler, persistent=False)
     model = run.inner
@@ -61,7 +65,7 @@ def keep_best(run: Run) -> None:
     if state.best_score is None or sign * score >= sign * state.best_score:
         state.best_score, state.best_step = score, state.step
         path = run.config.output_dir / run.stage.checkpoint_name
-        how = {name: getattr(run.config, name) for name in ("dtype", "batch_size", "num_workers")}
+        how = {name: getattr(run.config, name) for name in _HOW}
         extras = {**run.stage.checkpoint_extras(), "run": how, "step": state.step, "score": score}
         checkpoint.save_best(run.accelerator, run.model, extras, path)
 

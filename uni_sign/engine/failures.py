@@ -50,7 +50,12 @@ def _first_line(text: str) -> str:
 def _memory_advice(config: TrainConfig, plain: Mapping[str, Any]) -> str:
     """What this run could still change, the cheapest first."""
     options = []
-    if config.batch_size > 1:
+    if config.frames_per_batch > 1:
+        options.append(
+            f"--frames_per_batch {config.frames_per_batch // 2} with --gradient_accumulation_steps "
+            f"{config.gradient_accumulation_steps * 2} (as many frames a step)"
+        )
+    elif config.batch_size > 1:
         options.append(
             f"--batch_size {config.batch_size // 2} with --gradient_accumulation_steps "
             f"{config.gradient_accumulation_steps * 2} (the same gradient)"

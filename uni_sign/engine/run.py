@@ -2,6 +2,7 @@
 
 import random
 import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Run:
     model: Any
     optimizer: Any
     schedule: Schedule
+    lengths: Mapping[str, Sequence[int]]
     sampler: TrainSampler
     loader: DataLoader[Any]
     state: RunState
@@ -112,14 +114,17 @@ def prepare(
 ) -> Run:
     """Data, model and optimizer of a stage, distributed, and put back where a resumed run stopped."""
     stage.prepare(accelerator)
+    counts = _frame_counts(stage, accelerator, config.frames_per_batch) if config.frames_per_batch else None
     datasets = stage.build_datasets()
+    lengths = counts or {name: split.sizes for name, split in datasets.splits.items()}
     _seed(config.seed)
     model = stage.build_model()
-    shape = BatchShape(config.batch_size, config.gradient_accumulation_steps, accelerator.num_processes)
+    shape = BatchShape(
+        config.batch_size, config.gradient_accumulation_steps, accelerator.num_processes, config.frames_per_batch
+    )
     train_split = datasets.splits["train"]
-    schedule = make_schedule(config, shape.windows_per_epoch(len(train_split)))
-    sampler = TrainSampler(train_split.sizes, shape, accelerator.process_index, config.seed, datasets.make_key)
-    _introduce(tracker, datasets, model, config, shape, accelerator)
+    sampler = TrainSampler(lengths["train"], shape, accelerator.process_index, config.seed, datasets.make_key)
+    _introduce(tracker, datasets, model, config, sampler, accelerator)
     prepared, optimizer = _distribute(accelerator, LossModule(stage, model), config)
     # Dropout differs between ranks, and between none of the launchers.
     _seed(config.seed + 1 + accelerator.process_index)
@@ -131,16 +136,19 @@ def prepare(
         datasets=datasets,
         model=prepared,
         optimizer=optimizer,
-        schedule=schedule,
+        schedule=make_schedule(config, sampler.windows_per_epoch),
+        lengths=lengths,
         sampler=sampler,
         loader=make_loader(config, train_split, datasets, sampler, persistent=True),
         state=RunState(
             world_size=accelerator.num_processes,
             zero_stage=config.zero_stage,
             global_batch=shape.window,
+            global_frames=shape.frames * shape.shares,
             clips=len(train_split),
             seed=config.seed,
             vocabulary=stage.vocabulary,
+            order=sampler.digest(),
         ),
         watchdog=watchdog,
         checkpoints=Checkpoints(config.output_dir, config.save_total_limit, accelerator.is_main_process),
@@ -149,6 +157,18 @@ def prepare(
     if not config.eval:
         _resume(run, plain)
     return run
+
+
+def _frame_counts(stage: Stage, accelerator: Accelerator, budget: int) -> Mapping[str, Sequence[int]]:
+    """Collective: frames of every clip, by split; raises InputError where one alone is more than the budget."""
+    counts = stage.frame_counts(accelerator)
+    longest = max(max(frames) for frames in counts.values())
+    if longest > budget:
+        raise InputError(
+            f"--frames_per_batch {budget} holds no clip of {longest} frames, as the longest has: give at least "
+            f"{longest}, or a smaller --max_length."
+        )
+    return counts
 
 
 def _distribute(accelerator: Accelerator, module: nn.Module, config: TrainConfig) -> tuple[Any, Any]:
@@ -201,24 +221,34 @@ def _introduce(
     datasets: Datasets,
     model: nn.Module,
     config: TrainConfig,
-    shape: BatchShape,
+    sampler: TrainSampler,
     accelerator: Any,
 ) -> None:
     """What is about to happen: data, parameters by module, the effective batch."""
     for note in datasets.notes:
         tracker.say(note)
     counts = ", ".join(f"{len(dataset)} {name}" for name, dataset in datasets.splits.items())
-    tracker.say(f"Clips: {counts}. Device: {accelerator.device}, {shape.processes} process(es).")
+    tracker.say(f"Clips: {counts}. Device: {accelerator.device}, {accelerator.num_processes} process(es).")
     rows = parameter_table(model)
     rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
     tracker.say(f"{'module':<20}{'parameters':>14}{'trainable':>14}")
     for name, total, trainable in rows:
         tracker.say(f"{name:<20}{total:>14,}{trainable:>14,}")
-    steps = shape.windows_per_epoch(len(datasets.splits["train"]))
     tracker.say(
-        f"Global batch {shape.window} = {shape.batch_size} clips x {shape.accumulation} accumulation x "
-        f"{shape.processes} processes; {steps} steps an epoch, {config.epochs} epochs; {config.dtype}, "
-        f"ZeRO {config.zero_stage}{' + offload' if config.offload else ''}."
+        f"{global_batch(sampler)}; {sampler.windows_per_epoch} steps an epoch, {config.epochs} epochs; "
+        f"{config.dtype}, ZeRO {config.zero_stage}{' + offload' if config.offload else ''}."
+    )
+
+
+def global_batch(sampler: TrainSampler) -> str:
+    """What an optimizer step sees, for a person."""
+    shape, steps = sampler.shape, sampler.windows_per_epoch
+    cut = f"x {shape.accumulation} accumulation x {shape.processes} processes"
+    if not shape.frames:
+        return f"Global batch {shape.window} = {shape.batch_size} clips {cut}"
+    return (
+        f"Global batch of at most {shape.frames} frames and {shape.batch_size} clips {cut}, in the mean "
+        f"{sampler.sizes.sum() / steps:.0f} frames and {len(sampler.sizes) / steps:.1f} clips"
     )
 
 

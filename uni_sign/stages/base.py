@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -16,10 +16,15 @@ Batch = dict[str, Any]
 
 
 class SplitDataset(Protocol):
-    """Items by key, and a measure of each item's length that needs no reading."""
+    """Items by key, and how long they are."""
 
     @property
-    def sizes(self) -> Sequence[int]: ...
+    def sizes(self) -> Sequence[int]:
+        """A number per item that grows with its length and costs no reading, such as the bytes of its file.
+
+        It only orders items: alike in size, they share a batch. A budget of frames needs `Stage.frame_counts`.
+        """
+        ...
 
     def __len__(self) -> int: ...
 
@@ -113,6 +118,13 @@ class Stage(Protocol):
 
     def prepare(self, accelerator: Any) -> None:
         """Collective work before anything is built, e.g. features of a frozen encoder."""
+        ...
+
+    def frame_counts(self, accelerator: Any) -> Mapping[str, Sequence[int]]:
+        """Collective, with ``--frames_per_batch`` alone: by split, the frames that each item has in a batch.
+
+        Frames are what the model's cost grows with: the steps of an item's sequence, counted after cutting.
+        """
         ...
 
     def build_datasets(self) -> Datasets: ...

@@ -30,6 +30,7 @@ from uni_sign.models.uni_sign import UniSign
 from uni_sign.models.vocabulary import constrained_generation
 from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
 from uni_sign.stages._examination import examination
+from uni_sign.stages._frame_counts import frames_by_split
 from uni_sign.stages._frozen_text import FrozenTextEncoder, check_pooling, frozen_text_encoder, trained_text_encoder
 from uni_sign.stages._scoring import scored
 from uni_sign.stages._vocabulary import (
@@ -226,6 +227,13 @@ class FineTuning:
         if self.text_encoder is not None:
             paths = [s.description_path for split in self.splits.values() for s in split.samples]
             self.text_encoder.fill_cache([path for path in paths if path], accelerator)
+
+    def frame_counts(self, accelerator: Any) -> dict[str, list[int]]:
+        """Frames of each clip in a batch, by split: pose files are counted once, and the counts kept on disk."""
+        cache = self.config.data_root / ".cache" / "frame_counts.npz"
+        counts, notes = frames_by_split(self.splits, self.longest_clip, cache, accelerator)
+        self.notes += notes
+        return counts
 
     def build_datasets(self) -> Datasets:
         """Train, dev and test of the corpus, and what is worth saying about them."""
