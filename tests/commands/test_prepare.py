@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -165,6 +166,19 @@ def test_a_killed_run_goes_on(tmp_path: Path, workers: str) -> None:
     assert contents(folder) == resumed
 
 
+def test_a_worker_that_fails_or_is_killed_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_corpus(tmp_path, 8, 3)
+    (tmp_path / "file").write_bytes(b"")
+    make_corpus(tmp_path / "full", 8, 3, prepared_dir="../file/shards")
+    assert main(["prepare", *flags(tmp_path / "full", "--num_workers", "2")]) == 2
+    assert "file/shards cannot be written" in capsys.readouterr().err
+    monkeypatch.setattr("uni_sign.commands.prepare.row_of", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    assert main(["prepare", *flags(tmp_path, "--num_workers", "2")]) == 1
+    assert "A converting process was ended" in capsys.readouterr().err
+
+
 # --- what is said ------------------------------------------------------------------------------------------
 
 
@@ -204,7 +218,7 @@ def test_useless_shards_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
         os.utime(path, ns=(0, 1))
     capsys.readouterr()
     prepare(flags(tmp_path))
-    assert f"can be deleted: {old[0].name}." in capsys.readouterr().out
+    assert f"if no other corpus uses them: {old[0].name}." in capsys.readouterr().out
 
 
 def test_training_evaluation_and_doctor_use_the_shards(

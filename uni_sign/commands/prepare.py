@@ -3,9 +3,8 @@
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +169,8 @@ def _show(summaries: Mapping[str, SplitSummary], splits: Mapping[str, Split], sh
     # Not deleted: a run that started before the pose files changed may still map them.
     useless = shards.without(samples)
     if useless:
-        print(f"Of no use to these clips, and can be deleted: {', '.join(path.name for path in useless)}.")
+        named = ", ".join(path.name for path in useless)
+        print(f"Shards of none of these clips as they are now, to delete if no other corpus uses them: {named}.")
 
 
 # --- converting --------------------------------------------------------------------------------------------
@@ -190,23 +190,24 @@ def _convert(work: _Work, places: Sequence[int], index: int, count: int, workers
             pass
         return
     context = multiprocessing.get_context("fork")  # another way would import torch in each process
-    done = context.Value("q", 0)
-    with ProcessPoolExecutor(workers, context, _count_in, (done, os.getpid())) as pool:
-        jobs = [
-            pool.submit(_convert_share, work, places[k::workers], f"{index * workers + k}-of-{count * workers}")
-            for k in range(workers)
-        ]
-        with tqdm(desc="preparing", total=len(places), unit="clip") as bar:
-            while wait(jobs, 0.2).not_done:
-                bar.update(done.value - bar.n)
-            bar.update(done.value - bar.n)
-        try:
-            for job in jobs:
-                job.result()
-        except BrokenProcessPool:
-            raise RunError(
-                "A converting process was ended, perhaps for want of memory: start again to go on."
-            ) from None
+    # A count for each process: one that is killed must not take a lock with it.
+    done, failures = context.RawArray("q", workers), context.SimpleQueue()
+    processes = []
+    for k in range(workers):
+        share = f"{index * workers + k}-of-{count * workers}"
+        arguments = (work, places[k::workers], share, os.getpid(), done, k, failures)
+        processes.append(context.Process(target=_convert_share, args=arguments, daemon=True))
+    for process in processes:
+        process.start()
+    with tqdm(desc="preparing", total=len(places), unit="clip") as bar:
+        for process in processes:
+            while process.is_alive():
+                process.join(0.2)
+                bar.update(sum(done) - bar.n)
+    if not failures.empty():
+        raise InputError(failures.get())
+    if any(process.exitcode for process in processes):
+        raise RunError("A converting process was ended, perhaps for want of memory: start again to go on.")
 
 
 def _converted(work: _Work, places: Sequence[int], share: str) -> Iterator[None]:
@@ -220,18 +221,13 @@ def _converted(work: _Work, places: Sequence[int], share: str) -> Iterator[None]
             yield
 
 
-_DONE: Any = None
-_PARENT = 0
-
-
-def _count_in(done: Any, parent: int) -> None:
-    global _DONE, _PARENT
-    _DONE, _PARENT = done, parent
-
-
-def _convert_share(work: _Work, places: Sequence[int], share: str) -> None:
-    for _ in _converted(work, places, share):
-        with _DONE.get_lock():
-            _DONE.value += 1
-        if os.getppid() != _PARENT:  # killed: whoever starts again must not meet us at work
-            os._exit(1)
+def _convert_share(
+    work: _Work, places: Sequence[int], share: str, parent: int, done: Any, k: int, failures: SimpleQueue[str]
+) -> None:
+    try:
+        for _ in _converted(work, places, share):
+            done[k] += 1
+            if os.getppid() != parent:  # killed: whoever starts again must not meet us at work
+                os._exit(1)
+    except InputError as error:
+        failures.put(str(error))
