@@ -21,6 +21,7 @@ from uni_sign.engine.batching import BatchShape, TrainSampler
 from uni_sign.engine.checkpoint import Checkpoints, RunState
 from uni_sign.engine.optim import Schedule, make_optimizer, make_schedule
 from uni_sign.engine.tracking import Tracker
+from uni_sign.engine.transfer import InOnePiece
 from uni_sign.engine.watchdog import Watchdog
 from uni_sign.errors import InputError, Preempted, SampleError
 from uni_sign.stages.base import Batch, Datasets, Stage
@@ -253,7 +254,7 @@ def make_loader(
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=datasets.collate,
+        collate_fn=InOnePiece(datasets.collate),
         num_workers=config.num_workers,
         pin_memory=config.pin_mem and torch.cuda.is_available(),
         persistent_workers=persistent and config.num_workers > 0,
