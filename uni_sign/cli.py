@@ -1,4 +1,4 @@
-"""The `uni-sign` command: train, evaluate, infer, show, demo-data, doctor, trim, export."""
+"""The `uni-sign` command: train, evaluate, infer, show, demo-data, prepare, doctor, trim, export."""
 
 import os
 import socket
@@ -19,6 +19,7 @@ _HELP = """usage: uni-sign COMMAND ...
   infer --checkpoint F --poses P  pose file or folder in, JSON lines of text out
   show OUTPUT_DIR                 a finished run: translations, scores, where its files lie
   demo-data [--videos]            make the embedded Demo corpus
+  prepare [flags]                 poses to shards that training reads by memory mapping
   doctor [STAGE] [flags]          check everything before training
   trim FOLDER [flags]             make an mT5 folder with the pieces that a corpus needs
   export SOURCE TARGET            best_checkpoint.pth to a safetensors folder, and back
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "infer": _infer,
         "show": _show,
         "demo-data": _demo_data,
+        "prepare": _prepare,
         "doctor": _doctor,
         "trim": _trim,
         "export": _export,
@@ -148,6 +150,19 @@ def _demo_data(words: list[str]) -> int:
     known = parser.parse_words(words)
     generate(known.data_root, seed=known.seed, videos=known.videos)
     return 0
+
+
+def _prepare(words: list[str]) -> int:
+    from uni_sign.commands.prepare import PrepareConfig, prepare
+
+    if {"-h", "--help"} & set(words):
+        build_parser(PrepareConfig, program="uni-sign prepare").print_help()
+        return 0
+    try:
+        return prepare(words)
+    except RunError as error:
+        _complain(str(error), everyone=True)
+        return STATUS_FAILED
 
 
 def _doctor(words: list[str]) -> int:

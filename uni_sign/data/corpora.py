@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uni_sign.data.safe_pickle import MAX_BYTES, check_file, load_pickle
+from uni_sign.data.samples import Sample, Samples
 from uni_sign.errors import InputError, one_line
 from uni_sign.yaml_files import read_mapping
 
@@ -31,6 +32,7 @@ class Corpus:
     labels: dict[str, Path]
     pose_dir: Path
     description_dirs: tuple[Path, ...] = ()
+    prepared_dir: Path | None = None
     video_dir: Path | None = None
     isolated_labels: dict[str, Path] = field(default_factory=dict)
     tasks: tuple[str, ...] = ("SLT",)
@@ -38,6 +40,11 @@ class Corpus:
     label_format: str = "pickle"
     max_length: int = 256
     max_target_length: int = 50
+
+    @property
+    def shard_dir(self) -> Path:
+        """Where `uni-sign prepare` keeps the poses' shards: beside their folder, unless ``prepared_dir`` says where."""
+        return self.prepared_dir or shard_dir_beside(self.pose_dir)
 
     def label_files(self, task: str) -> dict[str, Path]:
         """The label file per split for a task: single signs have files of their own where the corpus has both."""
@@ -56,23 +63,16 @@ class Corpus:
         return next((folder for folder in candidates if folder.is_dir()), None)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One clip: its files, the text it is to become, and the size of its pose file in bytes."""
-
-    name: str
-    pose_path: Path
-    description_path: Path | None
-    target: str
-    language: str
-    size: int
+def shard_dir_beside(pose_dir: Path) -> Path:
+    """Where the shards of a folder of poses lie that no corpus file names."""
+    return pose_dir.parent / "prepared"
 
 
 @dataclass(frozen=True)
 class Split:
     """The usable clips of a split, and a sentence for each that is not usable."""
 
-    samples: list[Sample]
+    samples: Samples
     problems: list[str]
 
 
@@ -115,6 +115,7 @@ def _corpus_from(content: Mapping[str, Any], path: Path, root: Path) -> Corpus:
             values[key] = {split: _present(root, file) for split, file in dict(values.get(key, {})).items()}
         values["pose_dir"] = _present(root, values["pose_dir"])
         values["description_dirs"] = tuple(root / folder for folder in _listed(values.get("description_dirs", [])))
+        values["prepared_dir"] = _present(root, values["prepared_dir"]) if values.get("prepared_dir") else None
         values["video_dir"] = _present(root, values["video_dir"]) if values.get("video_dir") else None
         values["tasks"] = tuple(_listed(values.get("tasks", ["SLT"])))
         corpus = Corpus(**values)
@@ -162,23 +163,23 @@ def read_split(corpus: Corpus, task: str, split: str) -> Split:
     Raises InputError where the label file is missing, broken or holds no usable clip at all.
     """
     labels, path = _read_labels(corpus, task, split)
-    sizes = _file_sizes(corpus.pose_dir)
+    states = _file_states(corpus.pose_dir)
     described = corpus.description_dir(split)
     described_names = {entry.name for entry in os.scandir(described)} if described else set()
     samples: list[Sample] = []
     problems: list[str] = []
     for key, entry in labels.items():
-        made = _sample(key, entry, corpus, task, sizes)
+        made = _sample(key, entry, corpus, task, states)
         if isinstance(made, str):
             problems.append(one_line(f"{path}: clip {_quoted(key)}: {made}"))
             continue
         name, pose_file, target, language = made
         description = described / f"{name}.json" if described and f"{name}.json" in described_names else None
-        samples.append(Sample(name, corpus.pose_dir / pose_file, description, target, language, sizes[pose_file]))
+        samples.append(Sample(name, corpus.pose_dir / pose_file, description, target, language, *states[pose_file]))
     if not samples:
         first = problems[0] if problems else f"{path} is empty"
         raise InputError(f"No usable clip in split {split!r} of {corpus.name}: {first}")
-    return Split(samples, problems)
+    return Split(Samples(samples), problems)
 
 
 def _quoted(value: Any) -> str:
@@ -187,22 +188,22 @@ def _quoted(value: Any) -> str:
 
 
 def _sample(
-    key: Any, entry: Any, corpus: Corpus, task: str, sizes: Mapping[str, int]
+    key: Any, entry: Any, corpus: Corpus, task: str, files: Mapping[str, Any]
 ) -> tuple[str, str, str, str] | str:
     """(name, pose file, target, language) of a label entry, or what is wrong with it."""
     if not isinstance(entry, Mapping):
         return f"its entry is {type(entry).__name__}, not a dict."
     name, target = entry.get("name", key), _target(entry, task)
-    files = [entry[field] for field in ("pose", "video_path", "video") if entry.get(field) is not None]
-    if not all(isinstance(value, str) for value in (key, name, target, *files)):
+    named = [entry[field] for field in ("pose", "video_path", "video") if entry.get(field) is not None]
+    if not all(isinstance(value, str) for value in (key, name, target, *named)):
         return f"name, video_path and text must be strings, gloss a list of strings, {MAX_TARGET:,} letters in all."
-    pose = next(filter(None, files), f"{key}.pkl")
+    pose = next(filter(None, named), f"{key}.pkl")
     if not target.strip():
         return f"its target for {task} is empty."
     if target != target.encode(errors="ignore").decode():  # a lone surrogate would fail in the tokenizer
         return "its target holds text that is not valid Unicode."
     stem = Path(pose).name.rsplit(".", 1)[0]
-    file = next((f"{stem}{suffix}" for suffix in (".npz", ".pkl") if f"{stem}{suffix}" in sizes), None)
+    file = next((f"{stem}{suffix}" for suffix in (".npz", ".pkl") if f"{stem}{suffix}" in files), None)
     if file is None:
         return f"no pose file {stem}.pkl in {corpus.pose_dir}."
     # A language the prompt does not know would go unseen into training: it must be a word.
@@ -222,14 +223,16 @@ def _target(entry: Mapping[str, Any], task: str) -> Any:
     return " ".join(gloss) if sum(map(len, gloss)) <= MAX_TARGET else gloss  # one word can be named many times
 
 
-def _file_sizes(folder: Path) -> dict[str, int]:
+def _file_states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size in bytes and time of change of each file."""
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            states = {entry.name: entry.stat() for entry in entries if entry.is_file()}
     except OSError as error:
         raise InputError(
             f"The pose folder {folder} cannot be read ({error.strerror}): put the pose files there, or set --data_root."
         ) from error
+    return {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
 
 
 def _read_labels(corpus: Corpus, task: str, split: str) -> tuple[Mapping[str, Any], Path]:

@@ -31,7 +31,9 @@ ORIGINS: dict[str, int] = {"left": 91, "right": 112, "face_all": 53}
 
 _BODY = len(PARTS["body"])
 _USED = np.array([point for points in PARTS.values() for point in points])
-_USED_ORIGINS = np.array([origin for part, origin in ORIGINS.items() for _ in PARTS[part]])
+USED_POINTS = len(_USED)
+# Where the wrist or nose of each point of hands and face lies among them; all three are points of their own part.
+_USED_ORIGINS = np.array([list(_USED).index(origin) for part, origin in ORIGINS.items() for _ in PARTS[part]])
 _SIGNING = np.array(PARTS["body"] + PARTS["left"] + PARTS["right"])
 
 Frames: TypeAlias = Sequence[Any] | np.ndarray  # what a file holds: an array a frame, or one array of all
@@ -85,17 +87,31 @@ def choose_frames(n: int, max_length: int, rng: random.Random | None) -> np.ndar
 def split_parts(keypoints: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
     """Normalised parts (T, V, 3) of x, y and score in [-1, 1], from keypoints (T, 133, 2) and scores (T, 133).
 
-    The body is centred in the square round all its seen points; hands and face are relative to wrist and nose, and
-    scaled like the body. Unseen points are zero, and all is zero if the body is not seen. The parts are views of one
-    array whose x, y and scores lie in planes, which is several times faster to compute than interleaved (Uni-Sign,
-    arXiv 2501.15187).
+    See `normalized_parts`.
+    """
+    return normalized_parts(used_planes(keypoints, scores))
+
+
+def used_planes(keypoints: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """x, y and scores of the points of all parts, as planes (3, T, `USED_POINTS`) of their common type.
+
+    In planes the parts are several times faster to compute than interleaved.
     """
     dtype = np.result_type(keypoints, scores)
     flat = np.ascontiguousarray(keypoints, dtype).reshape(len(keypoints), 2 * POINTS)
-    planes = np.empty((3, len(keypoints), len(_USED)), dtype)
+    planes = np.empty((3, len(keypoints), USED_POINTS), dtype)
     for plane in (0, 1):
         np.take(flat, 2 * _USED + plane, axis=1, out=planes[plane], mode="clip")
     np.take(scores.astype(dtype, copy=False), _USED, axis=1, out=planes[2], mode="clip")
+    return planes
+
+
+def normalized_parts(planes: np.ndarray) -> dict[str, np.ndarray]:
+    """Normalised parts (T, V, 3) of x, y and score in [-1, 1]: views of ``planes`` (3, T, V), which change in place.
+
+    The body is centred in the square round all its seen points; hands and face are relative to wrist and nose, and
+    scaled like the body. Unseen points are zero, and all is zero if the body is not seen (Uni-Sign, arXiv 2501.15187).
+    """
     seen = planes[2] > THRESHOLD
     body, others = planes[:2, :, :_BODY], planes[:2, :, _BODY:]
     corner, scale = _square(body, seen[:, :_BODY])
@@ -104,7 +120,7 @@ def split_parts(keypoints: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarr
     else:
         body[:] = ((body - corner) / scale - 0.5) * 2
         for plane in (0, 1):
-            others[plane] -= np.take(flat, 2 * _USED_ORIGINS + plane, axis=1, mode="clip")
+            others[plane] -= np.take(planes[plane], _USED_ORIGINS, axis=1, mode="clip")
         others /= scale
         np.clip(planes, -1, 1, out=planes)
         planes *= seen

@@ -1,5 +1,6 @@
 """What a run is made of, and how it is put together for this process."""
 
+import gc
 import random
 import signal
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from uni_sign.engine.batching import BatchShape, TrainSampler
 from uni_sign.engine.checkpoint import Checkpoints, RunState
 from uni_sign.engine.optim import Schedule, make_optimizer, make_schedule
 from uni_sign.engine.tracking import Tracker
+from uni_sign.engine.transfer import InOnePiece
 from uni_sign.engine.watchdog import Watchdog
 from uni_sign.errors import InputError, Preempted, SampleError
 from uni_sign.stages.base import Batch, Datasets, Stage
@@ -283,18 +285,21 @@ def make_loader(
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=datasets.collate,
+        collate_fn=InOnePiece(datasets.collate),
         num_workers=config.num_workers,
         pin_memory=config.pin_mem and torch.cuda.is_available(),
         persistent_workers=persistent and config.num_workers > 0,
-        worker_init_fn=_leave_signals_to_the_run,
+        worker_init_fn=_settle_in,
         # Its own generator: starting to iterate must not advance the random state that dropout draws from.
         generator=torch.Generator().manual_seed(config.seed),
     )
 
 
-def _leave_signals_to_the_run(_: int) -> None:
-    """A signal to the whole process group must not take the batches away that the last step still needs."""
+def _settle_in(_: int) -> None:
+    """What a data-loading process does first."""
+    # The collector would write to every object of the run, and so copy the memory that is shared since the fork.
+    gc.freeze()
+    # A signal to the whole process group must not take the batches away that the last step still needs.
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from uni_sign.data.corpora import SPLITS, read_split
+from uni_sign.data.shards import told_shares
 from uni_sign.errors import InputError
 from uni_sign.models.weights import compared
 from uni_sign.stages._vocabulary import starting_weights
@@ -24,6 +25,8 @@ def examination(stage: FineTuning) -> list[Finding]:
         findings += _labels(stage, split)
         if config.use_descriptions:
             findings.append(_coverage(stage, split))
+    if not any(finding.level == "fail" for finding in findings):
+        findings.append(_prepared(stage))
     if config.finetune or config.fusion_checkpoint:
         findings.append(_finding("checkpoints", "give a Uni-Sign checkpoint", lambda: _checkpoints(stage)))
     if not any(finding.level == "fail" for finding in findings):
@@ -75,6 +78,20 @@ def _labels(stage: FineTuning, split: str) -> list[Finding]:
         detail = f"{len(found.problems)} clips are unusable, first: {found.problems[0]}"
         findings.append(Finding("warn", f"{split} clips", detail, "they are left out of training"))
     return findings
+
+
+def _prepared(stage: FineTuning) -> Finding:
+    subject = "prepared shards"
+    try:
+        shards = stage.shards
+    except InputError as error:
+        return Finding("fail", subject, str(error), "delete the named file")
+    if shards is None:
+        return Finding("pass", subject, "none: poses are read from their files; `uni-sign prepare` makes that faster")
+    rows = {name: shards.locate(split.samples) for name, split in stage.splits.items()}
+    current = all((found >= 0).all() for found in rows.values())
+    detail = told_shares(shards.folder, rows)
+    return Finding("pass" if current else "warn", subject, detail, "the other clips are read from their own files")
 
 
 def _coverage(stage: FineTuning, split: str) -> Finding:

@@ -15,8 +15,10 @@ from torch import Tensor
 from transformers import MT5Config
 
 from uni_sign.config import at_least, between, flag
-from uni_sign.data.corpora import SPLITS, Corpus, Sample, Split, default_corpus, load_corpus, read_split
+from uni_sign.data.corpora import SPLITS, Corpus, Split, default_corpus, load_corpus, read_split, shard_dir_beside
 from uni_sign.data.safe_tensors import load_tensors
+from uni_sign.data.samples import Sample
+from uni_sign.data.shards import Shards, open_shards, told_shares
 from uni_sign.data.signs import IGNORED, ClipSettings, Collate, Key, SignDataset
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import Kept, kept_tokenizer
@@ -118,7 +120,7 @@ class FineTuning:
                 f"{self.folder_config.vocab_size}: they do not belong together."
             )
         check_pooling(self)
-        _ = self.kept, self.generated, self.fusion_checkpoint, self.text_encoder
+        _ = self.kept, self.generated, self.fusion_checkpoint, self.text_encoder, self.shards
         train = self.splits["train"].samples
         if self.config.use_descriptions and not any(sample.description_path for sample in train):
             places = " or ".join(str(folder) for folder in self.corpus.description_dirs)
@@ -199,6 +201,11 @@ class FineTuning:
         return {split: read_split(self.corpus, self.config.task, split) for split in SPLITS}
 
     @cached_property
+    def shards(self) -> Shards | None:
+        """The corpus's prepared poses, where there are any."""
+        return open_shards(self.corpus.shard_dir)
+
+    @cached_property
     def text_encoder(self) -> FrozenTextEncoder | None:
         """The frozen text encoder, where ``--text_encoder_freeze`` asks for one."""
         return frozen_text_encoder(self)
@@ -231,14 +238,21 @@ class FineTuning:
     def frame_counts(self, accelerator: Any) -> dict[str, list[int]]:
         """Frames of each clip in a batch, by split: pose files are counted once, and the counts kept on disk."""
         cache = self.config.data_root / ".cache" / "frame_counts.npz"
-        counts, notes = frames_by_split(self.splits, self.longest_clip, cache, accelerator)
+        known = (
+            self.shards.known_frames(s for split in self.splits.values() for s in split.samples) if self.shards else {}
+        )
+        counts, notes = frames_by_split(self.splits, self.longest_clip, cache, accelerator, known)
         self.notes += notes
         return counts
 
     def build_datasets(self) -> Datasets:
         """Train, dev and test of the corpus, and what is worth saying about them."""
-        splits = {name: self._dataset(split.samples, name == "train") for name, split in self.splits.items()}
         self.notes += vocabulary_notes(self)
+        splits = {
+            name: self._dataset(split.samples, name == "train", self.shards) for name, split in self.splits.items()
+        }
+        if self.shards is not None:
+            self.notes.append(told_shares(self.shards.folder, {name: data.rows for name, data in splits.items()}))
         for name, dataset in splits.items():
             if dataset.cut_targets:
                 limit = dataset.settings.max_target_length
@@ -274,12 +288,16 @@ class FineTuning:
         for file in files:
             text = descriptions / f"{file.stem}.json" if descriptions else None
             found = text if text is not None and text.is_file() else None
-            samples.append(Sample(file.stem, file, found, "", language or self.corpus.language, file.stat().st_size))
+            state, spoken = file.stat(), language or self.corpus.language
+            samples.append(Sample(file.stem, file, found, "", spoken, state.st_size, state.st_mtime_ns))
         if self.text_encoder is not None:
             self.text_encoder.fill_cache([s.description_path for s in samples if s.description_path], accelerator)
-        return self._dataset(samples, training=False)
+        folder = poses.parent if poses.is_file() else poses
+        known = folder.resolve() == self.corpus.pose_dir.resolve()
+        shards = self.shards if known else open_shards(shard_dir_beside(folder))
+        return self._dataset(samples, False, shards)
 
-    def _dataset(self, samples: Sequence[Sample], training: bool) -> SignDataset:
+    def _dataset(self, samples: Sequence[Sample], training: bool, shards: Shards | None) -> SignDataset:
         config, corpus = self.config, self.corpus
         settings = ClipSettings(
             max_length=self.longest_clip,
@@ -290,7 +308,7 @@ class FineTuning:
             description_fill=config.description_fill,
             text_dropout_p=config.text_dropout_p,
         )
-        return SignDataset(samples, self.tokenizer, settings)
+        return SignDataset(samples, self.tokenizer, settings, shards)
 
     def build_model(self) -> UniSign:
         """The model with its starting weights, and with what is frozen frozen."""

@@ -1,0 +1,136 @@
+"""Pose files to shards: what is written stands complete under its name, or not at all."""
+
+import fcntl
+import os
+import uuid
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from uni_sign.data.samples import Sample, fingerprint
+from uni_sign.data.shards import SCHEMA, SUFFIX, parts_bytes
+from uni_sign.data.wholebody import normalized_parts, read_pose, used_planes
+from uni_sign.errors import InputError, SampleError
+
+_BATCH_BYTES = 32 << 20  # of poses in memory, before they go to the file
+_ROW_BYTES = 256  # about what the other columns take
+
+
+class Row(NamedTuple):
+    """A clip as a shard holds it, column by column; ``problem`` says why it has no poses."""
+
+    name: bytes
+    size: int
+    mtime_ns: int
+    frames: int = 0
+    start: int = 0
+    parts: bytes = b""
+    points: bytes = b""
+    problem: str = ""
+
+
+def row_of(sample: Sample) -> Row:
+    """Reads a clip's pose file."""
+    own = fingerprint(sample)
+    try:
+        pose = read_pose(sample.pose_path)
+    except SampleError as error:
+        return Row(*own, problem=str(error))
+    planes = used_planes(pose.keypoints, pose.scores)
+    points = planes.tobytes()  # before they are normalised in place
+    return Row(*own, planes.shape[1], pose.start, parts_bytes(normalized_parts(planes)), points)
+
+
+class ShardWriter:
+    """Appends rows to shards of about ``shard_bytes`` in ``folder``; ``share`` names this writer among all at work.
+
+    The open shard is a hidden file: a killed writer loses it alone, and the next of the same share overwrites it.
+    Raises InputError where the folder cannot be written, or another process writes the same share.
+    """
+
+    def __init__(self, folder: Path, share: str, shard_bytes: int) -> None:
+        self._folder, self._partial, self._shard_bytes = folder, folder / f".{share}.partial", shard_bytes
+        self._rows: list[Row] = []
+        self._held = self._written = 0
+        self._file: Any = None
+        self._arrow: pa.RecordBatchFileWriter | None = None
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+
+    def append(self, row: "Row") -> None:
+        """Add a row; what is full is written."""
+        self._rows.append(row)
+        self._held += len(row.parts) + len(row.points) + _ROW_BYTES
+        if self._held >= _BATCH_BYTES or self._written + self._held >= self._shard_bytes:
+            self._flush()
+        if self._written >= self._shard_bytes:
+            self.close()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        columns = zip(zip(*self._rows, strict=True), SCHEMA, strict=True)
+        batch = pa.record_batch([pa.array(column, field.type) for column, field in columns], SCHEMA)
+        try:
+            if self._arrow is None:
+                self._open()
+            assert self._arrow is not None
+            self._arrow.write_batch(batch)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._written += self._held
+        self._rows, self._held = [], 0
+
+    def _open(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._partial.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{self._partial} is being written by another process: wait for it, or give each its own --shard_index."
+            ) from None
+        self._file.truncate(0)
+        self._arrow = pa.ipc.new_file(self._file, SCHEMA)
+
+    def close(self) -> None:
+        """Complete the open shard: on the disk first, then under its name."""
+        self._flush()
+        if self._arrow is None:
+            return
+        try:
+            self._arrow.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._partial.rename(self._folder / f"{uuid.uuid4().hex}{SUFFIX}")
+            _sync_folder(self._folder)
+            self._file.close()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._arrow, self._written = None, 0
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self._folder} cannot be written ({error.strerror or error}): free space or set prepared_dir in the "
+            "corpus file, then start again to go on."
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Open shards of killed writers; for when no clip is left that anyone could be writing."""
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
