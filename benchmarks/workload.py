@@ -99,7 +99,8 @@ def packed_batch(clips: Sequence[Clip], size: Size, texts: str = "") -> dict[str
             np.concatenate([start + PREFIX + np.arange(n) for start, n in zip(starts, lengths, strict=True)])
         ),
         "attention_mask": torch.from_numpy((np.arange(width) < total[:, None]).astype(np.int64)),
-        "labels": padded([clip.labels for clip in clips], -100),
+        "labels": (labels := padded([clip.labels for clip in clips], -100)),
+        "target_position": (labels.flatten() != -100).nonzero()[:, 0],
     }
     if texts:
         rows = np.concatenate(
@@ -190,7 +191,7 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
-        return self.model.summed_loss(self.model(batch), batch["labels"], 0.2)
+        return self.model.summed_loss(self.model(batch), batch, 0.2)
 
 
 def training_step(loss: nn.Module) -> Callable[[dict[str, Any]], None]:
@@ -200,7 +201,7 @@ def training_step(loss: nn.Module) -> Callable[[dict[str, Any]], None]:
     def step(batch: dict[str, Any]) -> None:
         with autocast():
             summed = loss(batch)
-        (summed / int((batch["labels"] != -100).sum())).backward()
+        (summed / len(batch["target_position"])).backward()
         torch.nn.utils.clip_grad_norm_([p for p in loss.parameters() if p.requires_grad], 1.0)
         optimizer.step()
         optimizer.zero_grad()

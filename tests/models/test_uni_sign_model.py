@@ -46,6 +46,10 @@ def model(tiny_config: dict[str, Any], golden_weights: Callable[[str, str], dict
     return model
 
 
+def targets_of(labels: Tensor) -> dict[str, Tensor]:
+    return {"labels": labels, "target_position": (labels.flatten() != -100).nonzero()[:, 0]}
+
+
 def golden_batch(io: dict[str, Tensor], prefix: list[int]) -> dict[str, Any]:
     """The golden clips, each with the padding it was published with."""
     clips, frames = io["src_body"].shape[:2]
@@ -71,7 +75,7 @@ def test_golden_forward(model: UniSign, io: dict[str, Tensor], golden: Callable[
         embeds, gate = model.inputs_embeds(batch)
         encoded = model(batch)
         targets = (io["labels"] != -100).sum()
-        losses = [model.summed_loss(encoded, io["labels"], smoothing) / targets for smoothing in (0.2, 0.0)]
+        losses = [model.summed_loss(encoded, targets_of(io["labels"]), smoothing) / targets for smoothing in (0.2, 0.0)]
     assert gate is None
     torch.testing.assert_close(concat, io["pose_concat_plus_part_para"], atol=1e-5, rtol=0)
     torch.testing.assert_close(model.pose_proj(concat).detach(), io["pose_proj_out"], atol=1e-5, rtol=0)
@@ -144,7 +148,7 @@ def test_golden_training_gradients(model: UniSign, io: dict[str, Tensor], golden
     model.mt5_model.eval()
     try:
         encoded = model(golden_batch(io, prefix))
-        loss = model.summed_loss(encoded, io["labels"], 0.2) / (io["labels"] != -100).sum()
+        loss = model.summed_loss(encoded, targets_of(io["labels"]), 0.2) / (io["labels"] != -100).sum()
         loss.backward()
         assert float(loss.detach()) == pytest.approx(expected["loss"], abs=1e-4)
         total = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

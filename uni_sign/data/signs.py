@@ -217,7 +217,7 @@ class Collate:
             # Either all clips count, or there is one that only fills this rank's place.
             "counted": any(clip.key.counted for clip in clips),
             "lengths": torch.from_numpy(lengths),
-            "labels": _padded_labels(clips),
+            **_targets(clips),
             **{f"parts.{part}": packed([clip.parts[part] for clip in clips]) for part in PARTS},
             **_places([len(clip.prefix) for clip in clips], lengths),
             "prefix_ids": torch.tensor([i for clip in clips for i in clip.prefix]),
@@ -283,8 +283,10 @@ def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
 
-def _padded_labels(clips: Sequence[Clip]) -> Tensor:
-    return _padded([clip.labels if clip.key.counted else [IGNORED] * len(clip.labels) for clip in clips], IGNORED)
+def _targets(clips: Sequence[Clip]) -> dict[str, Tensor]:
+    """Labels (B, L), and the flat places of those that are targets: found here, where a GPU need not be waited for."""
+    labels = _padded([clip.labels if clip.key.counted else [IGNORED] * len(clip.labels) for clip in clips], IGNORED)
+    return {"labels": labels, "target_position": (labels.flatten() != IGNORED).nonzero()[:, 0]}
 
 
 def packed(parts: Sequence[np.ndarray]) -> Tensor:

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-IGNORED = -100
 # 2**24 logits in fp32 are 64 MB: 67 tokens at mT5's 250,112 pieces, one chunk for a small vocabulary.
 _LOGITS_PER_CHUNK = 2**24
 # Smoothed gradients over 250,112 pieces lie below what fp16 resolves.
@@ -17,20 +16,18 @@ _FP16_SCALE = 256.0
 
 
 class OutputMatrix(nn.Linear):
-    """``lm_head``: states (..., D) to logits (..., vocabulary), or with ``labels`` to their summed loss.
+    """``lm_head``: states (..., D) to logits (..., vocabulary), or with ``targets`` to their summed loss.
 
     The loss is made here, not around this module, because here ZeRO-3 has the weights gathered.
     """
 
-    def forward(self, states: Tensor, labels: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy of states (B, L, D) summed over the targets of ``labels`` (B, L); -100 is no target.
+    def forward(self, rows: Tensor, targets: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy of ``rows`` (N, D) summed over their ``targets`` (N,).
 
-        Equals ``F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")``.
+        Equals ``F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")``.
         """
-        if labels is None:
-            return super().forward(states)
-        counted = labels != IGNORED
-        rows, targets = states[counted], labels[counted]
+        if targets is None:
+            return super().forward(rows)
         if _fused_kernel_fits(rows, self.weight):
             return _fused_loss(smoothing)(self.weight, rows, targets)
         loss: Tensor = _SummedCrossEntropy.apply(rows, self.weight, targets, smoothing, torch.is_grad_enabled())
@@ -101,9 +98,7 @@ def _fused_loss(smoothing: float) -> Any:
     """Liger's kernel, which does the same in fewer passes."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-    return LigerFusedLinearCrossEntropyLoss(
-        ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum", accum_dtype=torch.float32
-    )
+    return LigerFusedLinearCrossEntropyLoss(label_smoothing=smoothing, reduction="sum", accum_dtype=torch.float32)
 
 
 def _fused_kernel_fits(rows: Tensor, weight: Tensor) -> bool:

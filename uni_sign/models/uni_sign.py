@@ -30,7 +30,8 @@ class UniSign(PoseEncoder):
 
     A batch is a dict of tensors: ``parts.<part>`` (N, V, 3) packed frames, ``lengths`` (B,), ``prefix_ids``
     (P,) and ``prefix_position`` (P,), ``frame_position`` (N,): flat places in the (B, S) input,
-    ``attention_mask`` (B, S), ``labels`` (B, L). With descriptions also ``text_left``, ``text_right``,
+    ``attention_mask`` (B, S), ``labels`` (B, L), -100 where there is no target, ``target_position`` (targets,): flat
+    places in the labels. With descriptions also ``text_left``, ``text_right``,
     ``text_weight``, ``text_indicator`` (N,), and either ``text_groups`` (token ids) or ``text_features`` (U, D).
     """
 
@@ -86,10 +87,12 @@ class UniSign(PoseEncoder):
             return self.text_encoder(batch["text_groups"])
         return batch["text_features"] if len(batch["text_features"]) else None
 
-    def summed_loss(self, encoded: Encoded, labels: Tensor, label_smoothing: float) -> Tensor:
-        """Cross-entropy summed over the targets of ``labels`` (B, L), -100 being no target."""
+    def summed_loss(self, encoded: Encoded, batch: Mapping[str, Any], label_smoothing: float) -> Tensor:
+        """Cross-entropy summed over the targets of the batch."""
+        labels, places = batch["labels"], batch["target_position"]
         states = decoder_states(self.mt5_model, encoded.hidden_states, encoded.attention_mask, labels)
-        loss: Tensor = self.mt5_model.lm_head(states, labels, label_smoothing)
+        rows, targets = states.flatten(0, 1).index_select(0, places), labels.flatten().index_select(0, places)
+        loss: Tensor = self.mt5_model.lm_head(rows, targets, label_smoothing)
         return loss
 
     def generate(self, encoded: Encoded, num_beams: int, max_new_tokens: int, synced: bool = False) -> Tensor:

@@ -364,7 +364,7 @@ class FineTuning:
     def compute_loss(self, model: UniSign, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Smoothed cross-entropy summed over the target tokens; logs the mean gate."""
         encoded = model(batch)
-        loss = model.summed_loss(encoded, batch["labels"], self.config.label_smoothing)
+        loss = model.summed_loss(encoded, batch, self.config.label_smoothing)
         logs = {} if encoded.gate is None else {"gate": encoded.gate.detach().float().mean()}
         return loss, logs
 
