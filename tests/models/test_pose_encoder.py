@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from uni_sign.models.batch_norm import BatchNormMode, FrameBatchNorm, set_batch_norm_mode
-from uni_sign.models.pose_encoder import GRAPHS, Block, FrameLayout, PoseEncoder, adjacency, run_layer
+from uni_sign.models.frame_layout import FrameLayout
+from uni_sign.models.pose_encoder import GRAPHS, Block, PoseEncoder, adjacency, run_layer
 
 CHAINS = {
     "spatial_left": ("left", [(64, 64), (64, 128), (128, 256)], False),
@@ -45,11 +46,14 @@ def test_golden_chains(
     blocks.train(mode == "train")
     x = torch.from_numpy(io[f"{name}/x"])
     clips, _, frames, points = x.shape
-    maps = [x.permute(1, 0, 2, 3).reshape(1, -1, clips * frames, points)]
     layout = FrameLayout(torch.full((clips,), frames))
+    maps = [x.permute(1, 3, 0, 2).flatten(2)]
+    if temporal:
+        maps = [layout.space(maps[0])]
     for block in blocks.values():
         maps = run_layer([block], maps, [layout])
-    ours = maps[0].view(-1, clips, frames, points).permute(1, 0, 2, 3)
+    packed = layout.pack(maps[0]) if temporal else maps[0]
+    ours = packed.view(-1, points, clips, frames).permute(2, 0, 3, 1)
     torch.testing.assert_close(ours, torch.from_numpy(io[f"{name}/y_{mode}"]), atol=1e-5, rtol=1e-5)
     if mode == "train":
         expected = torch.from_numpy(io[f"{name}/running_mean_after"])
