@@ -163,6 +163,20 @@ def test_running_statistics_stay_in_float32() -> None:
     assert norm.running_mean.dtype == norm.running_var.dtype == torch.float32
 
 
+def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass() -> None:
+    """With --fusion_only nothing below the fusion trains: no activation may be held, and no gradient made."""
+    encoder = PoseEncoder(24, hidden_dim=16).train().requires_grad_(False)
+    set_batch_norm_mode(encoder, "frozen")
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        features = encoder.pose_features(_parts([7, 4]), torch.tensor([7, 4]))
+        assert not features.requires_grad
+        assert not kept
+        encoder.requires_grad_()
+        encoder.pose_features(_parts([7, 4]), torch.tensor([7, 4]))
+        assert kept
+
+
 def test_half_precision_takes_float_coordinates() -> None:
     encoder = PoseEncoder(24, hidden_dim=16).to(torch.bfloat16).eval()
     assert encoder.pose_features(_parts([3]), torch.tensor([3])).dtype == torch.bfloat16

@@ -18,6 +18,7 @@ from uni_sign.config import TrainConfig
 from uni_sign.engine import checkpoint
 from uni_sign.engine.batching import BatchShape, TrainSampler
 from uni_sign.engine.checkpoint import Checkpoints, RunState
+from uni_sign.engine.compiling import compile_in_place
 from uni_sign.engine.optim import Schedule, make_optimizer, make_schedule
 from uni_sign.engine.tracking import Tracker
 from uni_sign.engine.watchdog import Watchdog
@@ -115,6 +116,8 @@ def prepare(
     datasets = stage.build_datasets()
     _seed(config.seed)
     model = stage.build_model()
+    if config.compile:
+        compile_in_place(stage.hot_modules(model))
     shape = BatchShape(config.batch_size, config.gradient_accumulation_steps, accelerator.num_processes)
     train_split = datasets.splits["train"]
     schedule = make_schedule(config, shape.windows_per_epoch(len(train_split)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import MT5Config
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -52,6 +52,13 @@ class UniSign(PoseEncoder):
         if text_encoder_config is not None:
             self.text_encoder = TextEncoder(text_encoder_config, text_pooling)
         self.trains_text = text_encoder_config is not None
+
+    def transformer_blocks(self) -> list[nn.Module]:
+        """All blocks of mT5, and of the text encoder where it trains."""
+        stacks = [self.mt5_model.encoder, self.mt5_model.decoder]
+        if self.trains_text:
+            stacks.append(self.text_encoder.encoder.encoder)
+        return [block for stack in stacks for block in stack.block]
 
     def forward(self, batch: Mapping[str, Any]) -> Encoded:
         """Encode a batch; everything that trains takes part in every call, on every rank."""
