@@ -133,11 +133,11 @@ def _per_row(value: Tensor, points: int) -> Tensor:
 
 
 class _Statistics(NamedTuple):
-    """A map less this rank's mean, in float32 with empty gaps, and what normalises it."""
+    """A map less about this rank's mean, in float32 with empty gaps, and what normalises it."""
 
     centred: Tensor
     point_sums: Tensor  # (C, V) float64: its sums over the frames
-    mean: Tensor  # (C,) float32: the mean of all ranks' rows, less this rank's
+    mean: Tensor  # (C,) float32: of all ranks' rows, less what was taken away
     variance: Tensor  # (C,) float32
 
 
@@ -145,34 +145,38 @@ class _Statistics(NamedTuple):
 def _statistics(cases: Sequence[Case], local: Sequence[Tensor], ranks: int) -> tuple[list[_Statistics], Tensor]:
     """Of all ranks' rows, with the running ones moved towards them; and the first map's frames ()."""
     own = [_own_moments(case.x, shift, case.rule.layout) for case, shift in zip(cases, local, strict=True)]
+    own_means = [
+        about + sums.sum(1) / (case.rule.layout.frames * sums.shape[1])
+        for case, (_, sums, about, _) in zip(cases, own, strict=True)
+    ]
     first = cases[0].rule.layout
     counted = own[0][2].new_tensor([first.frames * first.counted])
-    means, variances, frames = _over_ranks([m for *_, m, _ in own], [v for *_, v in own], counted, ranks)
+    means, variances, frames = _over_ranks(own_means, [v for *_, v in own], counted, ranks)
     found = []
-    for case, (centred, sums, own_mean, _), mean, variance in zip(cases, own, means, variances, strict=True):
+    for case, (centred, sums, about, _), mean, variance in zip(cases, own, means, variances, strict=True):
         norm, bias = case.rule.norm, case.shift.double().mean(1)
         norm.track(mean + bias, variance, frames * _rows_per_frame(centred, case.rule.layout, first))
         mean = torch.where(frames > 0, mean, norm.running_mean - bias)
         variance = torch.where(frames > 0, variance, norm.running_var)
-        found.append(_Statistics(centred, sums, (mean - own_mean).float(), variance.float()))
+        found.append(_Statistics(centred, sums, (mean - about).float(), variance.float()))
     return found, frames
 
 
 def _own_moments(x: Tensor, local: Tensor, layout: FrameLayout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The map centred in place, its sums over frames (C, V), its mean and biased variance (C,), in float64.
+    """The map less about its mean, in place; its sums over frames (C, V) then; what was taken away, and its variance.
 
-    Frames are summed in float32, pairwise, and points then in float64: what the mean is then off by is less than what
-    the values themselves were rounded by, and it is as it is in the centred map, so that nothing else is off by it.
+    Sums in float32 serve: the mean is taken once more of what is left, which is small, and points add up in float64.
+    It must not hang on how the frames are split over ranks: early channels have a mean of eighty deviations, and
+    whatever differs there grows from layer to layer.
     """
     # Not detach(): autograd would take the map for changed, and go back through it by way of a copy.
     x = layout.clear(x.data.float())
     rows = layout.frames * x.shape[1]
+    about = (x.sum(2).double().sum(1) / rows).float()
+    layout.clear(x.sub_((about[:, None] - local)[:, :, None]))
     sums = x.sum(2).double()
-    mean = (sums.sum(1) / rows).float()
-    centre = mean[:, None] - local
-    layout.clear(x.sub_(centre[:, :, None]))
-    variance = torch.linalg.vector_norm(x, dim=2).double().square().sum(1) / rows
-    return x, sums - layout.frames * centre.double(), mean.double(), variance
+    square = torch.linalg.vector_norm(x, dim=2).double().square().sum(1) / rows
+    return x, sums, about.double(), square - (sums.sum(1) / rows).square()
 
 
 def _over_ranks(
