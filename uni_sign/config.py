@@ -79,6 +79,7 @@ class TrainConfig:
     dtype: Literal["bf16", "fp16", "fp32"] = flag("bf16", "precision of the computation")
     zero_stage: Literal[0, 1, 2, 3] = flag(2, "DeepSpeed ZeRO stage; 0: plain data parallel without DeepSpeed")
     offload: bool = flag(False, "keep the optimizer on the CPU (ZeRO-2 and 3)")
+    compile: bool = flag(False, "torch.compile the transformer's blocks for training (not with ZeRO-3)")
     num_workers: int = flag(2, "data-loading processes per rank", check=between(0, 128))
     pin_mem: bool = flag(True, "page-locked host memory for copies to the GPU")
     eval: bool = flag(False, "score the held-out splits and stop, without training")
@@ -114,6 +115,10 @@ class TrainConfig:
         """What does not go together, in one sentence."""
         if self.offload and self.zero_stage < 2:
             return f"--offload needs --zero_stage 2 or 3, not {self.zero_stage}"
+        if self.compile and self.zero_stage == 3:
+            return "--compile does not go with --zero_stage 3, which gathers weights within forward: use 2 or less"
+        if self.compile and self.eval:
+            return "--compile is for training: leave it out with --eval"
         if self.eval and self.resume:
             return "--eval scores the weights of --finetune: leave out --resume"
         if self.min_lr > self.lr:

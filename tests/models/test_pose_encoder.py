@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from uni_sign.models.batch_norm import BatchNormMode, FrameBatchNorm, set_batch_norm_mode
-from uni_sign.models.pose_encoder import GRAPHS, Block, FrameLayout, PoseEncoder, adjacency, run_layer
+from uni_sign.models.frame_layout import FrameLayout
+from uni_sign.models.pose_encoder import GRAPHS, Block, PoseEncoder, adjacency, run_layer
 
 CHAINS = {
     "spatial_left": ("left", [(64, 64), (64, 128), (128, 256)], False),
@@ -45,11 +46,14 @@ def test_golden_chains(
     blocks.train(mode == "train")
     x = torch.from_numpy(io[f"{name}/x"])
     clips, _, frames, points = x.shape
-    maps = [x.permute(1, 0, 2, 3).reshape(1, -1, clips * frames, points)]
     layout = FrameLayout(torch.full((clips,), frames))
+    maps = [x.permute(1, 3, 0, 2).flatten(2)]
+    if temporal:
+        maps = [layout.space(maps[0])]
     for block in blocks.values():
         maps = run_layer([block], maps, [layout])
-    ours = maps[0].view(-1, clips, frames, points).permute(1, 0, 2, 3)
+    packed = layout.pack(maps[0]) if temporal else maps[0]
+    ours = packed.view(-1, points, clips, frames).permute(2, 0, 3, 1)
     torch.testing.assert_close(ours, torch.from_numpy(io[f"{name}/y_{mode}"]), atol=1e-5, rtol=1e-5)
     if mode == "train":
         expected = torch.from_numpy(io[f"{name}/running_mean_after"])
@@ -157,6 +161,20 @@ def test_running_statistics_stay_in_float32() -> None:
     assert norm.weight.dtype == torch.bfloat16
     assert float(norm.running_mean[0]) == pytest.approx(80.17, abs=1e-4)
     assert norm.running_mean.dtype == norm.running_var.dtype == torch.float32
+
+
+def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass() -> None:
+    """With --fusion_only nothing below the fusion trains: no activation may be held, and no gradient made."""
+    encoder = PoseEncoder(24, hidden_dim=16).train().requires_grad_(False)
+    set_batch_norm_mode(encoder, "frozen")
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        features = encoder.pose_features(_parts([7, 4]), torch.tensor([7, 4]))
+        assert not features.requires_grad
+        assert not kept
+        encoder.requires_grad_()
+        encoder.pose_features(_parts([7, 4]), torch.tensor([7, 4]))
+        assert kept
 
 
 def test_half_precision_takes_float_coordinates() -> None:

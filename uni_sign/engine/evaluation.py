@@ -32,7 +32,8 @@ def evaluate(run: Run, split: str, of_best: bool = False) -> dict[str, float]:
     model = run.inner
     model.eval()
     try:
-        with run.accelerator.autocast(), torch.no_grad():
+        # With --compile, training alone: a search would be compiled anew for what it keeps of earlier tokens.
+        with run.accelerator.autocast(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             result = run.stage.evaluate(model, _Watched(loader, run), run.accelerator)
     finally:
         model.train()

@@ -16,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from uni_sign.config import TrainConfig
+from uni_sign.engine.compiling import check_compiler
 from uni_sign.errors import InputError
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -37,6 +38,8 @@ def check_launch(config: TrainConfig) -> None:
             f"The launcher asks for {accumulation} accumulation steps and --gradient_accumulation_steps for "
             f"{config.gradient_accumulation_steps}: give one number."
         )
+    if config.compile:
+        check_compiler()
     if config.dtype == "fp16" and not torch.cuda.is_available():
         raise InputError("--dtype fp16 needs a GPU: use --dtype fp32 or bf16 here.")
     if config.dtype == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():

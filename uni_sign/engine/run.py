@@ -20,6 +20,7 @@ from uni_sign.config import TrainConfig
 from uni_sign.engine import checkpoint
 from uni_sign.engine.batching import BatchShape, TrainSampler
 from uni_sign.engine.checkpoint import Checkpoints, RunState
+from uni_sign.engine.compiling import compile_in_place
 from uni_sign.engine.optim import Schedule, make_optimizer, make_schedule
 from uni_sign.engine.tracking import Tracker
 from uni_sign.engine.transfer import InOnePiece
@@ -121,6 +122,8 @@ def prepare(
     lengths = counts or {name: split.sizes for name, split in datasets.splits.items()}
     _seed(config.seed)
     model = stage.build_model()
+    if config.compile:
+        compile_in_place(stage.hot_modules(model))
     shape = BatchShape(
         config.batch_size, config.gradient_accumulation_steps, accelerator.num_processes, config.frames_per_batch
     )

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uni_sign.models.batch_norm import FrameBatchNorm, normalize
+from uni_sign.models.batch_norm import Case, FrameBatchNorm, Rule, normalize
+from uni_sign.models.frame_layout import FrameLayout
+from uni_sign.models.temporal_conv import TEMPORAL_KERNEL, temporal_conv
 
 Edges = list[tuple[int, int]]
 
@@ -30,8 +31,6 @@ GRAPHS: dict[str, tuple[int, Edges]] = {
 }
 # The body point each part hangs on: the wrists for the hands, the nose for the face.
 ANCHORS = {"left": -2, "right": -1, "face_all": 0}
-TEMPORAL_KERNEL = 5
-_PAD = TEMPORAL_KERNEL // 2
 
 
 def adjacency(part: str) -> Tensor:
@@ -52,57 +51,47 @@ class ShiftConv(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """(C, V, L) -> (C', V, L) and (C', 1)."""
         assert self.bias is not None
-        return F.conv2d(x, self.weight, padding=self.padding), self.bias
+        if self.kernel_size == (1, 1):
+            y = torch.mm(self.weight.flatten(1), x.flatten(1)).view(-1, *x.shape[1:])
+        else:
+            y = temporal_conv(x, self.weight)
+        return y, self.bias.to(torch.float32, copy=True)[:, None]
+
+
+class HopConv(nn.Conv2d):
+    """The 1x1 convolution of all hops, summed over them: (C, 2, V, L) -> (C', V, L), and the biases (2, C')."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        assert self.bias is not None
+        channels, hops, *rest = x.shape
+        weight = self.weight.view(hops, -1, channels).permute(1, 2, 0).flatten(1)
+        biases = self.bias.to(torch.float32, copy=True).view(hops, -1)
+        return torch.mm(weight, x.reshape(channels * hops, -1)).view(-1, *rest), biases
 
 
 class GraphConv(nn.Module):
-    """1x1 convolution to one map per hop, summed through the learnable adjacency.
+    """Sums over each point's neighbours by the learnable adjacency, one per hop, and a 1x1 convolution of all hops.
 
-    (1, C, L, V) -> (1, C', L, V) and what is still to be added to it, (C',): see `normalize`. Its batch norm ``bn``
+    (C, V, L) -> (C', V, L) and what is still to be added to it, (C', V): see `normalized_relu`. Its batch norm ``bn``
     is applied by `run_layer`, together with those of the other parts.
     """
 
     def __init__(self, in_channels: int, out_channels: int, graph: Tensor) -> None:
         super().__init__()
         self.A = nn.Parameter(graph.clone())
-        self.conv = ShiftConv(in_channels, out_channels * graph.shape[0], 1)
+        self.conv = HopConv(in_channels, out_channels * graph.shape[0], 1)
         self.bn = FrameBatchNorm(out_channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hops, points, _ = self.A.shape
-        maps, bias = self.conv(x)
-        summed = torch.bmm(maps.view(hops, -1, points), self.A).sum(0).view(1, -1, x.shape[2], points)
+        neighbours = self.A.transpose(1, 2).reshape(1, hops * points, points).expand(len(x), -1, -1)
+        maps, biases = self.conv(torch.bmm(neighbours, x).view(len(x), hops, points, -1))
         # The bias takes the same way through the adjacency, to one number a channel and point; not in half precision,
         # for what is left of it without its mean is small.
         with torch.autocast(x.device.type, enabled=False):
-            offset = bias.float().view(hops, -1).T @ self.A.float().sum(1)
-        shift = offset.mean(1)
-        return summed + (offset - shift[:, None])[:, None].to(summed.dtype), shift
-
-
-class FrameLayout:
-    """Where packed clips lie along the frame axis, and how to set them apart for a temporal convolution.
-
-    ``lengths`` (B,) in frames; ``counted``: whether these clips count, or only fill a place. Between two clips lie
-    ``_PAD`` zero frames, so that a kernel sees zeros beyond a clip's end exactly as at the border of a clip alone.
-    """
-
-    def __init__(self, lengths: Tensor, counted: bool = True) -> None:
-        self.counted = counted
-        clip_of_frame = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-        self.spaced = torch.arange(len(clip_of_frame), device=lengths.device) + _PAD * clip_of_frame
-        self.total = len(clip_of_frame) + _PAD * (len(lengths) - 1)
-
-    def space(self, x: Tensor) -> Tensor:
-        """(1, C, N, V) packed -> (1, C, total, V) with zero frames between the clips."""
-        if self.total == x.shape[2]:
-            return x
-        return x.new_zeros(1, x.shape[1], self.total, x.shape[3]).index_copy(2, self.spaced, x)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """Inverse of ``space``."""
-        return x if self.total == len(self.spaced) else x.index_select(2, self.spaced)
+            return maps, biases.T @ self.A.float().sum(1)
 
 
 class Block(nn.Module):
@@ -113,7 +102,7 @@ class Block(nn.Module):
         self.gcn = GraphConv(in_channels, out_channels, graph)
         self.temporal, self.projected = temporal, in_channels != out_channels
         if temporal:
-            conv = ShiftConv(out_channels, out_channels, (TEMPORAL_KERNEL, 1), padding=(_PAD, 0))
+            conv = ShiftConv(out_channels, out_channels, (TEMPORAL_KERNEL, 1))
             self.tcn = nn.Sequential(conv, FrameBatchNorm(out_channels))
         if self.projected:
             conv = ShiftConv(in_channels, out_channels, 1)
@@ -123,35 +112,35 @@ class Block(nn.Module):
 def run_layer(blocks: Sequence[Any], maps: Sequence[Tensor], layouts: Sequence[FrameLayout]) -> list[Tensor]:
     """One layer of several maps side by side, so that their batch norms exchange statistics once.
 
-    ``blocks``: a `Block` a map; ``maps``: (1, C, N_i, V_i) -> (1, C', N_i, V_i); ``layouts``: of their frames.
+    ``blocks``: a `Block` a map; ``maps``: (C, V_i, L_i) -> (C', V_i, L_i), spaced where the blocks are temporal;
+    ``layouts``: of their frames.
     """
-    convs, norms = [block.gcn for block in blocks], [block.gcn.bn for block in blocks]
-    inputs, residuals = list(maps), list(maps)
-    if blocks[0].projected:
-        convs += [block.residual[0] for block in blocks]
-        norms += [block.residual[1] for block in blocks]
-        inputs += residuals
-    hidden = _normalized(convs, norms, inputs, [*layouts, *layouts][: len(inputs)], spaced=False)
-    if blocks[0].projected:
+    first = blocks[0]
+    cases = [_case(block.gcn, block.gcn.bn, x, layout) for block, x, layout in zip(blocks, maps, layouts, strict=True)]
+    residuals = list(maps)
+    if first.projected:
+        cases += [
+            _case(block.residual[0], block.residual[1], x, layout, relu=False)
+            for block, x, layout in zip(blocks, maps, layouts, strict=True)
+        ]
+    hidden = normalize(cases)
+    if first.projected:
         hidden, residuals = hidden[: len(blocks)], hidden[len(blocks) :]
-    hidden = [F.relu(x) for x in hidden]
-    if blocks[0].temporal:
-        convs, norms = [block.tcn[0] for block in blocks], [block.tcn[1] for block in blocks]
-        hidden = _normalized(convs, norms, hidden, layouts, spaced=True)
-    return [F.relu(x + residual) for x, residual in zip(hidden, residuals, strict=True)]
+    if not first.temporal:
+        return [(x + residual).relu_() for x, residual in zip(hidden, residuals, strict=True)]
+    return normalize(
+        [
+            _case(block.tcn[0], block.tcn[1], x, layout, residual)
+            for block, x, layout, residual in zip(blocks, hidden, layouts, residuals, strict=True)
+        ]
+    )
 
 
-def _normalized(
-    convs: Sequence[Any], norms: Sequence[Any], maps: Sequence[Tensor], layouts: Sequence[FrameLayout], spaced: bool
-) -> list[Tensor]:
-    """Convolution and batch norm of several maps; ``spaced`` where the convolution reaches over frames."""
-    if spaced:
-        maps = [layout.space(x) for layout, x in zip(layouts, maps, strict=True)]
-    pairs = [conv(x) for conv, x in zip(convs, maps, strict=True)]
-    maps, shifts = [x for x, _ in pairs], [shift for _, shift in pairs]
-    if spaced:
-        maps = [layout.pack(x) for layout, x in zip(layouts, maps, strict=True)]
-    return [norm(x) for norm, x in zip(norms, normalize(maps, shifts, norms, layouts[0].counted), strict=True)]
+def _case(
+    conv: Any, norm: Any, x: Tensor, layout: FrameLayout, residual: Tensor | None = None, relu: bool = True
+) -> Case:
+    y, shift = conv(x)
+    return Case(Rule(norm, layout, relu), y, shift, residual)
 
 
 def _spatial_chain(graph: Tensor, hidden_dim: int) -> nn.ModuleDict:
@@ -200,12 +189,17 @@ class PoseEncoder(nn.Module):
         maps = []
         for group in groups:
             x = torch.cat([parts[part] for part in group]).to(self.part_para.dtype)
-            maps.append(self.proj_linear[group[0]](x).permute(2, 0, 1)[None].contiguous())
+            maps.append(self.proj_linear[group[0]](x).permute(2, 1, 0).contiguous())
         body, *others = self._run_chains(self.gcn_modules, groups, maps, layouts)
-        anchors = [torch.cat([body[..., ANCHORS[part], None] for part in group], dim=2) for group in groups[1:]]
+        anchors = [torch.cat([body[:, ANCHORS[part], None] for part in group], dim=-1) for group in groups[1:]]
         maps = [body, *(x + anchor.detach() for x, anchor in zip(others, anchors, strict=True))]
-        maps = self._run_chains(self.fusion_gcn_modules, groups, maps, layouts)
-        pooled = [x.mean(-1)[0].T.chunk(len(group)) for group, x in zip(groups, maps, strict=True)]
+        spaced = [layout.space(x) for layout, x in zip(layouts, maps, strict=True)]
+        maps = self._run_chains(self.fusion_gcn_modules, groups, spaced, layouts)
+        points = [x.shape[1] for x in maps]
+        pooled = [
+            (layout.pack(x.sum(1)) / v).T.chunk(len(group))
+            for group, layout, x, v in zip(groups, layouts, maps, points, strict=True)
+        ]
         return torch.cat([part for group in pooled for part in group], dim=-1) + self.part_para
 
     @staticmethod

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import MT5Config
 
 from uni_sign.models.generation import beam_search
@@ -54,6 +54,13 @@ class UniSign(PoseEncoder):
         self.trains_text = text_encoder_config is not None
         # Within `constrained_generation`: (K,) ids of the pieces that are generated, by their rows there.
         self.generated_ids: Tensor | None = None
+
+    def transformer_blocks(self) -> list[nn.Module]:
+        """All blocks of mT5, and of the text encoder where it trains."""
+        stacks = [self.mt5_model.encoder, self.mt5_model.decoder]
+        if self.trains_text:
+            stacks.append(self.text_encoder.encoder.encoder)
+        return [block for stack in stacks for block in stack.block]
 
     def forward(self, batch: Mapping[str, Any]) -> Encoded:
         """Encode a batch; everything that trains takes part in every call, on every rank."""

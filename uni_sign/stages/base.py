@@ -131,6 +131,10 @@ class Stage(Protocol):
 
     def build_model(self) -> nn.Module: ...
 
+    def hot_modules(self, model: Any) -> list[nn.Module]:
+        """Modules of the model that gain by ``--compile``."""
+        ...
+
     def count_targets(self, batch: Batch) -> int:
         """How many targets the batch's summed loss is over."""
         ...

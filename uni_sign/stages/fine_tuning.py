@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import MT5Config
 
 from uni_sign.config import at_least, between, flag
@@ -331,6 +331,10 @@ class FineTuning:
         set_batch_norm_mode(model, "frozen" if config.fusion_only else config.batch_norm)
         freeze_all_but_fusion(model, config.fusion_only)
         return model
+
+    def hot_modules(self, model: UniSign) -> list[nn.Module]:
+        """The blocks of the transformers; the pose encoder's work lies in functions of its own already."""
+        return model.transformer_blocks()
 
     def model_size(self) -> ModelSize:
         """The model's size, counted on the meta device; about 40 maps a point and frame, 24 x 12 values of d_model."""
