@@ -1,12 +1,15 @@
 """Batch normalisation whose statistics are those of the whole micro-batch of all ranks."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 BatchNormMode = Literal["sync", "pooled", "frozen"]
 
@@ -76,14 +79,74 @@ def normalize(
         return [_fixed(x, shift, own) for x, shift, own in zip(maps, shifts, norms, strict=True)]
     floats = [x.float() for x in maps]
     ranks = dist.get_world_size() if dist.is_initialized() else 1
-    means, variances, frames = _moments(floats, ranks, counted)
-    centres, inverse = [], []
-    for x, shift, own, mean, variance in zip(floats, shifts, norms, means, variances, strict=True):
-        centres.append(torch.where(frames > 0, mean, own.running_mean - shift.detach()).float())
-        inverse.append(torch.rsqrt(torch.where(frames > 0, variance, own.running_var) + own.eps).float())
-        own.track(mean + shift, variance, frames * _rows_per_frame(x, floats[0]))
+    frames, centres, inverse = _statistics.get()(lambda: _measured(floats, shifts, norms, ranks, counted))
     normalized = _Normalize.apply(frames, ranks, counted, len(maps), *centres, *inverse, *shifts, *floats)
     return [y.to(x.dtype) for y, x in zip(normalized, maps, strict=True)]
+
+
+class _Statistics(NamedTuple):
+    """What maps are normalised by: their frames () over all ranks, centres and inverse deviations (C_i,)."""
+
+    frames: Tensor
+    centres: list[Tensor]
+    inverse: list[Tensor]
+
+
+# How `normalize` comes by the statistics: it measures them, but in the recomputation of `checkpointed`.
+_statistics: ContextVar[Callable[[Callable[[], _Statistics]], _Statistics]] = ContextVar(
+    "statistics", default=lambda measure: measure()
+)
+
+
+def checkpointed(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, recomputed in the backward pass instead of kept, but for the statistics of its norms.
+
+    They are a few numbers a channel: measured, exchanged between ranks and tracked once, in the first pass.
+    """
+    kept: list[_Statistics] = []
+    contexts = _Keeping(kept), _Recalling(kept)
+    return checkpoint(function, *args, use_reentrant=False, context_fn=lambda: contexts)
+
+
+class _Keeping(AbstractContextManager[None]):
+    """Within it, `normalize` keeps the statistics that it measures."""
+
+    def __init__(self, kept: list[_Statistics]) -> None:
+        self._kept = kept
+
+    def __enter__(self) -> None:
+        self._before = _statistics.set(self._source())
+
+    def __exit__(self, *_: object) -> None:
+        _statistics.reset(self._before)
+
+    def _source(self) -> Callable[[Callable[[], _Statistics]], _Statistics]:
+        def keep(measure: Callable[[], _Statistics]) -> _Statistics:
+            self._kept.append(measure())
+            return self._kept[-1]
+
+        return keep
+
+
+class _Recalling(_Keeping):
+    """Within it, `normalize` takes the kept statistics in the same order."""
+
+    def _source(self) -> Callable[[Callable[[], _Statistics]], _Statistics]:
+        again = iter(self._kept)
+        return lambda _: next(again)
+
+
+def _measured(
+    maps: Sequence[Tensor], shifts: Sequence[Tensor], norms: Sequence[FrameBatchNorm], ranks: int, counted: bool
+) -> _Statistics:
+    """The statistics of a batch over all ranks; they move the running ones."""
+    means, variances, frames = _moments(maps, ranks, counted)
+    centres, inverse = [], []
+    for x, shift, own, mean, variance in zip(maps, shifts, norms, means, variances, strict=True):
+        centres.append(torch.where(frames > 0, mean, own.running_mean - shift.detach()).float())
+        inverse.append(torch.rsqrt(torch.where(frames > 0, variance, own.running_var) + own.eps).float())
+        own.track(mean + shift, variance, frames * _rows_per_frame(x, maps[0]))
+    return _Statistics(frames, centres, inverse)
 
 
 def _fixed(x: Tensor, shift: Tensor, norm: FrameBatchNorm) -> Tensor:

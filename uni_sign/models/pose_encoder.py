@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uni_sign.models.batch_norm import FrameBatchNorm, normalize
+from uni_sign.models.batch_norm import FrameBatchNorm, checkpointed, normalize
 
 Edges = list[tuple[int, int]]
 
@@ -174,8 +174,11 @@ class PoseEncoder(nn.Module):
 
     Clips are packed along the frame axis: a part is (N, V, 3), N being the sum of ``lengths`` (B,). No padded
     frame exists, so none costs work, none enters the statistics, and a clip's features do not depend on its
-    neighbours'. ``pose_features`` returns (N, d_model).
+    neighbours'. ``pose_features`` returns (N, d_model). ``gradient_checkpointing``: training keeps the input of each
+    layer alone, and runs the layer again in the backward pass.
     """
+
+    gradient_checkpointing: bool = False
 
     def __init__(self, d_model: int, hidden_dim: int = 256) -> None:
         super().__init__()
@@ -208,13 +211,14 @@ class PoseEncoder(nn.Module):
         pooled = [x.mean(-1)[0].T.chunk(len(group)) for group, x in zip(groups, maps, strict=True)]
         return torch.cat([part for group in pooled for part in group], dim=-1) + self.part_para
 
-    @staticmethod
     def _run_chains(
-        chains: nn.ModuleDict, groups: Sequence[Sequence[str]], maps: list[Tensor], layouts: Sequence[FrameLayout]
+        self, chains: nn.ModuleDict, groups: Sequence[Sequence[str]], maps: list[Tensor], layouts: Sequence[FrameLayout]
     ) -> list[Tensor]:
         by_group: list[Any] = [chains[group[0]] for group in groups]
+        recomputes = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for layer in by_group[0]:
-            maps = run_layer([chain[layer] for chain in by_group], maps, layouts)
+            blocks = [chain[layer] for chain in by_group]
+            maps = checkpointed(run_layer, blocks, maps, layouts) if recomputes else run_layer(blocks, maps, layouts)
         return maps
 
     def pose_features(self, parts: Mapping[str, Tensor], lengths: Tensor, counted: bool = True) -> Tensor:

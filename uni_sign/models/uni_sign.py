@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import MT5Config
 from transformers.modeling_outputs import BaseModelOutput
 
-from uni_sign.models.mt5 import decoder_states, new_mt5, summed_cross_entropy
+from uni_sign.models.mt5 import decoder_states, new_mt5, recompute_blocks, summed_cross_entropy
 from uni_sign.models.pose_encoder import PoseEncoder
 from uni_sign.models.text_fusion import GatingFusion, LearnableMaskEmbedding, TextEncoder, text_per_frame
 
@@ -52,6 +52,13 @@ class UniSign(PoseEncoder):
         if text_encoder_config is not None:
             self.text_encoder = TextEncoder(text_encoder_config, text_pooling)
         self.trains_text = text_encoder_config is not None
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Training keeps little more than the inputs of the layers, and computes the rest twice; same gradients."""
+        self.gradient_checkpointing = True
+        recompute_blocks(self.mt5_model)
+        if self.trains_text:
+            recompute_blocks(self.text_encoder.encoder)
 
     def forward(self, batch: Mapping[str, Any]) -> Encoded:
         """Encode a batch; everything that trains takes part in every call, on every rank."""
