@@ -46,7 +46,7 @@ def test_golden_chains(
     x = torch.from_numpy(io[f"{name}/x"])
     clips, _, frames, points = x.shape
     maps = [x.permute(1, 0, 2, 3).reshape(1, -1, clips * frames, points)]
-    layout = FrameLayout(torch.full((clips,), frames))
+    layout = FrameLayout(torch.full((clips,), frames), clips * frames)
     for block in blocks.values():
         maps = run_layer([block], maps, [layout])
     ours = maps[0].view(-1, clips, frames, points).permute(1, 0, 2, 3)

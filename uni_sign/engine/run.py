@@ -115,6 +115,8 @@ def prepare(
     datasets = stage.build_datasets()
     _seed(config.seed)
     model = stage.build_model()
+    if config.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
     shape = BatchShape(config.batch_size, config.gradient_accumulation_steps, accelerator.num_processes)
     train_split = datasets.splits["train"]
     schedule = make_schedule(config, shape.windows_per_epoch(len(train_split)))
@@ -148,6 +150,13 @@ def prepare(
     if not config.eval:
         _resume(run, plain)
     return run
+
+
+def enable_gradient_checkpointing(model: Any) -> None:
+    """Let a stage's model recompute its activations; raises InputError where it cannot."""
+    if not hasattr(model, "gradient_checkpointing_enable"):
+        raise InputError("--gradient_checkpointing: the model of this stage keeps its activations: leave it out.")
+    model.gradient_checkpointing_enable()
 
 
 def _distribute(accelerator: Accelerator, module: nn.Module, config: TrainConfig) -> tuple[Any, Any]:

@@ -84,13 +84,16 @@ class GraphConv(nn.Module):
 class FrameLayout:
     """Where packed clips lie along the frame axis, and how to set them apart for a temporal convolution.
 
-    ``lengths`` (B,) in frames; ``counted``: whether these clips count, or only fill a place. Between two clips lie
-    ``_PAD`` zero frames, so that a kernel sees zeros beyond a clip's end exactly as at the border of a clip alone.
+    ``lengths`` (B,) in frames, ``frames`` in all; ``counted``: whether these clips count, or only fill a place. Between
+    two clips lie ``_PAD`` zero frames, so that a kernel sees zeros beyond a clip's end exactly as at the border of a
+    clip alone.
     """
 
-    def __init__(self, lengths: Tensor, counted: bool = True) -> None:
+    def __init__(self, lengths: Tensor, frames: int, counted: bool = True) -> None:
         self.counted = counted
-        clip_of_frame = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+        clips = torch.arange(len(lengths), device=lengths.device)
+        # With the length of the result, a GPU need not be waited for.
+        clip_of_frame = torch.repeat_interleave(clips, lengths, output_size=frames)
         self.spaced = torch.arange(len(clip_of_frame), device=lengths.device) + _PAD * clip_of_frame
         self.total = len(clip_of_frame) + _PAD * (len(lengths) - 1)
 
@@ -199,10 +202,10 @@ class PoseEncoder(nn.Module):
         # Parts with one set of weights lie one behind the other in a map, unless their statistics must differ.
         pools = next(module for module in self.modules() if isinstance(module, FrameBatchNorm)).pools_parts
         groups = [["body"], ["left", "right"], ["face_all"]] if pools else [[part] for part in GRAPHS]
-        layouts = [FrameLayout(lengths.repeat(len(group)), counted) for group in groups]
-        maps = []
+        maps, layouts = [], []
         for group in groups:
             x = torch.cat([parts[part] for part in group]).to(self.part_para.dtype)
+            layouts.append(FrameLayout(lengths.repeat(len(group)), len(x), counted))
             maps.append(self.proj_linear[group[0]](x).permute(2, 0, 1)[None].contiguous())
         body, *others = self._run_chains(self.gcn_modules, groups, maps, layouts)
         anchors = [torch.cat([body[..., ANCHORS[part], None] for part in group], dim=2) for group in groups[1:]]
