@@ -31,7 +31,7 @@ from uni_sign.models.mt5 import new_mt5
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "tests" / "golden" / "02_tokenizer" / "spiece.model"
-CLIPS, FRAMES, WORDS, TEXTS = 16, 128, 16, 8
+CLIPS, FRAMES, WORDS, TEXTS = 8, 128, 16, 4
 STEPS, WAIT_S = 3, 1200
 TOLERANCE = 0.15
 MT5 = {"d_model": 384, "d_kv": 64, "d_ff": 1024, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 6}
@@ -51,7 +51,7 @@ class Case:
 
 CASES = (
     Case(150_016, 1, "--zero_stage 0 --batch_size 4"),
-    Case(20_480, 1, "--zero_stage 0 --batch_size 16 --gradient_checkpointing"),
+    Case(20_480, 1, "--zero_stage 0 --batch_size 8 --gradient_checkpointing"),
     Case(64_000, 2, "--zero_stage 2 --batch_size 4 --use_descriptions"),
     Case(64_000, 2, "--zero_stage 3 --batch_size 2 --gradient_checkpointing"),
     Case(150_016, 1, "--zero_stage 1 --batch_size 8 --use_descriptions --text_encoder_freeze --fusion_only"),
@@ -80,7 +80,14 @@ def compare(folder: Path, case: Case) -> float:
     if not mt5.exists():
         write_mt5(mt5, case.pieces)
     flags = [*case.flags.split(), "--dataset", str(folder / "corpus.yaml"), "--mt5", str(mt5)]
-    flags += ["--data_root", str(folder), "--dtype", "bf16" if torch.cuda.is_available() else "fp32"]
+    flags += [
+        "--data_root",
+        str(folder),
+        "--hidden_dim",
+        "128",
+        "--dtype",
+        "bf16" if torch.cuda.is_available() else "fp32",
+    ]
     predicted = prediction([*flags, "--processes", str(case.processes), "--output_dir", str(folder / "none")])
     measured = measurement([*flags, "--output_dir", str(folder / "run")], case.processes)
     shutil.rmtree(folder / "run")

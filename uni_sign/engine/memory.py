@@ -84,9 +84,11 @@ def _with_deepspeed(
     shards = processes if config.zero_stage == 3 else 1
     # Weights that are used again within a billion others stay gathered from the forward pass to the backward pass.
     gathered = value * min(sum(sizes), 10**9) if config.zero_stage == 3 else 0
-    flat = value * part if config.zero_stage < 3 else 0
-    copy = 4 * part if value < 4 or config.zero_stage == 3 else 0
-    state = 4 * part + alone.optimizer / processes
+    # The gradients behind each other for the update, and once more in fp32.
+    update = value * part + (4 * part if value < 4 else 0)
+    # ZeRO-3 updates weights that are in fp32 already as they are; all else keeps a copy.
+    shared = config.zero_stage == 3 and value == 4 and not config.offload
+    state = alone.optimizer / processes + (0 if shared else 4 * part)
     host = 0.0
     if config.offload:
         state += 4 * part + value * part  # gradients in fp32, and the updated weights on their way back
@@ -98,7 +100,7 @@ def _with_deepspeed(
         optimizer=round(state),
         start=alone.start,
         passes=round(alone.passes + gradients + buckets + exchanged + gathered),
-        step=round(gradients + flat + copy),
+        step=round(gradients + update),
         host=round(host),
     )
 
