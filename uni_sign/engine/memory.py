@@ -59,7 +59,7 @@ def forecast(stage: Stage, config: TrainConfig, processes: int) -> Forecast:
     sizes = [p.numel() for p in model.parameters()]
     trained = [p.numel() for p in model.parameters() if p.requires_grad]
     optimizer = optimizer_bytes(model, config)
-    start = 0 if cuda else 3 * 4 * sum(sizes)  # the random start, the file, and what is read from it
+    start = 0 if cuda else 2 * 4 * sum(sizes)  # the random start, and what is read from the file
     passes = peak_of_passes(stage, model, config, "cuda" if cuda else "cpu")
     if config.zero_stage == 0:
         gradients = 4 * sum(trained)

@@ -112,7 +112,8 @@ def _from_folder(kind: Any, folder: Path, allowed_missing: set[str]) -> Any:
         raise InputError(
             f"The mT5 weights in {folder} lack {len(missing)} tensors, first {missing[0]}: copy the folder again."
         )
-    return model
+    # from_pretrained gives it in evaluation mode: without dropout, and with nothing recomputed.
+    return model.train()
 
 
 def recompute_blocks(model: PreTrainedModel) -> None:
