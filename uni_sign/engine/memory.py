@@ -1,5 +1,6 @@
 """The peak memory of a process, before any weight is loaded: one step on tensors without data, the rest by counting."""
 
+import importlib
 import weakref
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -51,8 +52,7 @@ class Forecast:
 def forecast(stage: Stage, config: TrainConfig, processes: int) -> Forecast:
     """The peak of a process of this run on the device that is there; raises InputError where files are missing."""
     cuda = torch.cuda.is_available()
-    # This process has loaded the same libraries and the same labels as a training process will have.
-    process = 0 if cuda else psutil.Process().memory_info().rss
+    process = 0 if cuda else _own_size(config.zero_stage > 0)
     model = stage.meta_model()
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -65,7 +65,10 @@ def forecast(stage: Stage, config: TrainConfig, processes: int) -> Forecast:
         gradients = 4 * sum(trained)
         buckets = gradients if processes > 1 else 0
         one_update = 4 * max(trained) if config.opt == "adafactor" else 0
-        return Forecast(process, 4 * sum(sizes), optimizer, start, passes + buckets, gradients + buckets + one_update)
+        heap = 1 if cuda else _heap_share(trained)
+        weights, state = round(4 * sum(sizes) * heap), round(optimizer * heap)
+        step = round(gradients * heap) + buckets + one_update
+        return Forecast(process, weights, state, start, passes + buckets, step)
     return _with_deepspeed(config, processes, sizes, trained, Forecast(process, 0, optimizer, start, passes, 0))
 
 
@@ -103,6 +106,19 @@ def _with_deepspeed(
         step=round(gradients + update),
         host=round(host),
     )
+
+
+def _own_size(deepspeed: bool) -> int:
+    """This process has read the same labels as a training process, and loads the same libraries."""
+    for name in ["uni_sign.engine.loop", *(["deepspeed"] if deepspeed else [])]:
+        importlib.import_module(name)
+    return int(psutil.Process().memory_info().rss)
+
+
+def _heap_share(values: list[int]) -> float:
+    """How much larger fp32 tensors of so many values are in the heap, where the small ones of them are."""
+    total, small = sum(values), sum(n for n in values if 4 * n < _MAPPED)
+    return (_HEAP * small + total - small) / total
 
 
 def optimizer_bytes(model: nn.Module, config: TrainConfig) -> int:
