@@ -1,7 +1,7 @@
 """How long the pose encoder takes, forward and backward: dense and padded, and ours.
 
-The straightforward side is written below as research code writes it: clips padded to the longest, maps (B, C, T, V),
-a 1x1 convolution to both hops, einsum with the adjacency, nn.BatchNorm2d, ReLU, a (5, 1) convolution, each in turn.
+The straightforward side (`straightforward.py`) is as research code writes it: clips padded to the longest, maps
+(B, C, T, V), a 1x1 convolution to both hops, einsum with the adjacency, nn.BatchNorm2d, ReLU, a (5, 1) convolution.
 Two batches: clips of equal length, where both sides must give the same features and gradients; and lengths as a
 corpus has them (log-normal, median 120, 40 to 256), where the dense side also works on its padding. The floor is the
 arithmetic of all convolutions at the speed of one large matrix product. On a GPU, bf16 and the peak memory as well.
@@ -14,13 +14,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
+from straightforward import PoseEncoder as Dense
 from torch import Tensor, nn
 
-from uni_sign.models.pose_encoder import ANCHORS, GRAPHS, PoseEncoder, adjacency
+from uni_sign.models.pose_encoder import GRAPHS, PoseEncoder
 
 D_MODEL = 768
 Parts = dict[str, Tensor]
@@ -36,7 +36,8 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ours = PoseEncoder(D_MODEL, arguments.hidden_dim).to(device).train()
-    dense = Dense(ours).to(device).train()
+    dense = Dense(D_MODEL, arguments.hidden_dim).to(device).train()
+    dense.load_state_dict(ours.state_dict())
     drawn = np.random.default_rng(0).lognormal(np.log(120), 0.5, arguments.clips)
     mix = np.clip(drawn, 40, 256).astype(int).tolist()
     peak = matmul_speed(device)
@@ -101,18 +102,20 @@ def medians(
 ) -> list[tuple[float, float]]:
     """Median seconds and peak gigabytes (0 on a CPU) of dense and ours, in turns, so that both meet a busy machine."""
     padded = {part: nn.utils.rnn.pad_sequence(list(x.split(lengths)), batch_first=True) for part, x in parts.items()}
-    frames = torch.tensor(lengths, device=parts["body"].device)
-    sides: tuple[Callable[[], Tensor], ...] = (lambda: dense(padded), lambda: ours.pose_features(parts, frames))
+    sides: tuple[Callable[[], Tensor], ...] = (
+        lambda: dense.pose_features(padded),
+        lambda: ours.pose_features(parts, lengths),
+    )
     times: list[list[float]] = [[], []]
     memory = [0.0, 0.0]
     for turn in range(rounds + 1):
         for side, features in enumerate(sides):
-            if frames.is_cuda:
+            if parts["body"].is_cuda:
                 torch.cuda.reset_peak_memory_stats()
             taken = seconds(lambda: one_step(features, ours.training))  # noqa: B023 - called at once
             if turn:
                 times[side].append(taken)
-            memory[side] = torch.cuda.max_memory_allocated() / 1e9 if frames.is_cuda else 0.0
+            memory[side] = torch.cuda.max_memory_allocated() / 1e9 if parts["body"].is_cuda else 0.0
     return [(statistics.median(taken), most) for taken, most in zip(times, memory, strict=True)]
 
 
@@ -128,86 +131,17 @@ def one_step(features: Callable[[], Tensor], training: bool) -> None:
 def check_equal(ours: PoseEncoder, dense: Dense, parts: Parts, lengths: list[int]) -> None:
     """AssertionError where features or gradients of one step differ by more than rounding, and ReLU's answer to it."""
     target = torch.randn(sum(lengths), D_MODEL)
-    features = ours.pose_features(parts, torch.tensor(lengths))
+    features = ours.pose_features(parts, lengths)
     (features * target).sum().backward()
-    same = dense({part: torch.stack(x.split(lengths)) for part, x in parts.items()}).flatten(0, 1)
+    same = dense.pose_features({part: torch.stack(x.split(lengths)) for part, x in parts.items()}).flatten(0, 1)
     (same * target).sum().backward()
     torch.testing.assert_close(features, same, atol=1e-4, rtol=1e-4)
-    gradients = [(mine.grad, theirs.grad) for mine, theirs in dense.pairs]
+    pairs = zip(ours.parameters(), dense.parameters(), strict=True)
+    gradients = [(mine.grad, theirs.grad) for mine, theirs in pairs]
     mine, theirs = (torch.cat([g.flatten() for g in side if g is not None]) for side in zip(*gradients, strict=True))
     assert float((mine - theirs).norm()) < 0.01 * float(theirs.norm())
     ours.zero_grad()
     dense.zero_grad()
-
-
-# --- dense and padded --------------------------------------------------------------------------------------
-
-
-class DenseLayer(nn.Module):
-    """One layer of one part, on (B, C, T, V)."""
-
-    def __init__(self, a: int, b: int, graph: Tensor, temporal: bool) -> None:
-        super().__init__()
-        self.A = nn.Parameter(graph.clone())
-        self.conv, self.bn = nn.Conv2d(a, 2 * b, 1), nn.BatchNorm2d(b)
-        self.tcn = nn.Sequential(nn.Conv2d(b, b, (5, 1), padding=(2, 0)), nn.BatchNorm2d(b)) if temporal else None
-        self.residual = nn.Identity() if a == b else nn.Sequential(nn.Conv2d(a, b, 1), nn.BatchNorm2d(b))
-
-    def forward(self, x: Tensor) -> Tensor:
-        hops = self.conv(x)
-        maps = hops.view(len(x), 2, -1, *hops.shape[2:])
-        hidden = torch.relu(self.bn(torch.einsum("nkctv,kvw->nctw", maps, self.A).contiguous()))
-        if self.tcn is not None:
-            hidden = self.tcn(hidden)
-        return torch.relu(hidden + self.residual(x))
-
-
-class Dense(nn.Module):
-    """The encoder part by part, with the weights of ``ours``; ``pairs``: the parameters of both."""
-
-    def __init__(self, ours: PoseEncoder) -> None:
-        super().__init__()
-        width = len(ours.part_para) // 4
-        spatial = [(width // 4, width // 4), (width // 4, width // 2), (width // 2, width)]
-        self.linear, self.spatial, self.temporal = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        for part in ("body", "right", "face_all"):
-            graph = adjacency(part)
-            self.linear[part] = nn.Linear(3, width // 4)
-            self.spatial[part] = nn.Sequential(*(DenseLayer(a, b, graph, False) for a, b in spatial))
-            self.temporal[part] = nn.Sequential(*(DenseLayer(width, width, graph, True) for _ in range(3)))
-        self.part_para = nn.Parameter(torch.zeros(4 * width))
-        self.projection = nn.Linear(4 * width, D_MODEL)
-        self.pairs = self._taken_over(ours)
-
-    def _taken_over(self, ours: PoseEncoder) -> list[tuple[Tensor, Tensor]]:
-        modules: list[tuple[Any, Any]] = [(ours.pose_proj, self.projection)]
-        pairs: list[tuple[Tensor, Tensor]] = [(ours.part_para, self.part_para)]
-        for part in self.linear:
-            modules.append((ours.proj_linear[part], self.linear[part]))
-            sides: list[tuple[Any, Any]] = [(ours.gcn_modules, self.spatial), (ours.fusion_gcn_modules, self.temporal)]
-            for mine, theirs in sides:
-                for block, layer in zip(mine[part].values(), theirs[part], strict=True):
-                    pairs.append((block.gcn.A, layer.A))
-                    modules += [(block.gcn.conv, layer.conv), (block.gcn.bn, layer.bn)]
-                    modules += [(block.tcn, layer.tcn)] if block.temporal else []
-                    modules += [(block.residual, layer.residual)] if block.projected else []
-        for source, copy in modules:
-            copy.load_state_dict(source.state_dict())
-            pairs += zip(source.parameters(), copy.parameters(), strict=True)
-        return pairs
-
-    def forward(self, parts: Parts) -> Tensor:
-        """(B, T, V, 3) of each part -> (B, T, d_model)."""
-        pooled = []
-        for part in GRAPHS:
-            own = "right" if part == "left" else part
-            x = self.spatial[own](self.linear[own](parts[part]).permute(0, 3, 1, 2))
-            if part == "body":
-                body = x
-            else:
-                x = x + body[..., ANCHORS[part], None].detach()
-            pooled.append(self.temporal[own](x).mean(-1).transpose(1, 2))
-        return self.projection(torch.cat(pooled, -1) + self.part_para)
 
 
 if __name__ == "__main__":

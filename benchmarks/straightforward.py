@@ -28,7 +28,7 @@ class GraphConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = self.conv(x)
         maps = maps.view(len(x), self.A.shape[0], -1, *maps.shape[2:])
-        return self.bn(torch.einsum("nkctv,kvw->nctw", maps, self.A))
+        return self.bn(torch.einsum("nkctv,kvw->nctw", maps, self.A).contiguous())
 
 
 class Block(nn.Module):

@@ -92,7 +92,7 @@ def packed_batch(clips: Sequence[Clip], size: Size, texts: str = "") -> dict[str
     starts = np.arange(len(clips)) * width
     batch: dict[str, Any] = {
         **{f"parts.{part}": torch.cat([clip.parts[part] for clip in clips]) for part in PARTS},
-        "lengths": torch.from_numpy(lengths),
+        "lengths": lengths.tolist(),
         "prefix_ids": torch.arange(3, 3 + PREFIX).repeat(len(clips)),
         "prefix_position": torch.from_numpy((starts[:, None] + np.arange(PREFIX)).ravel()),
         "frame_position": torch.from_numpy(

@@ -150,6 +150,8 @@ def test_nothing_is_abbreviated() -> None:
         ("--report_to mail", "--report_to"),
         ("--report_to none,wandb", "--report_to"),
         ("--offload --zero_stage 1", "--offload needs --zero_stage 2 or 3"),
+        ("--opt adafactor", "--opt adafactor needs --zero_stage 0, not 2"),
+        ("--opt adamw8bit --offload", "--opt adamw8bit keeps its state on the GPU"),
         ("--min_lr 0.1", "--min_lr 0.1 is above --lr 0.001"),
         ("--warmup_epochs 30", "--warmup_epochs 30 is more than --epochs 20"),
         ("--use_descriptions --text_dropout_p 2", "--text_dropout_p 2"),

@@ -68,7 +68,11 @@ class TrainConfig:
     )
     gradient_accumulation_steps: int = flag(1, "micro-batches per optimizer step", check=at_least(1))
     gradient_clipping: float = flag(1.0, "largest gradient norm; 0: no clipping", check=at_least(0))
-    opt: Literal["adamw", "sgd"] = flag("adamw", "optimizer")
+    opt: Literal["adamw", "adamw8bit", "adafactor", "sgd"] = flag(
+        "adamw",
+        "optimizer; adamw8bit: AdamW with its state in 8 bits, on CUDA; adafactor: a state of rows and columns, and a "
+        "learning rate relative to each parameter's size, with --zero_stage 0",
+    )
     opt_eps: float = flag(1e-9, "epsilon of AdamW", check=above(0))
     opt_betas: tuple[float, float] = flag((0.9, 0.999), "the two betas of AdamW", check=_betas)
     weight_decay: float = flag(1e-4, "weight decay of matrices (biases and norms have none)", check=at_least(0))
@@ -80,6 +84,9 @@ class TrainConfig:
     zero_stage: Literal[0, 1, 2, 3] = flag(2, "DeepSpeed ZeRO stage; 0: plain data parallel without DeepSpeed")
     offload: bool = flag(False, "keep the optimizer on the CPU (ZeRO-2 and 3)")
     compile: bool = flag(False, "torch.compile the transformer's blocks for training (not with ZeRO-3)")
+    gradient_checkpointing: bool = flag(
+        False, "recompute activations in the backward pass instead of keeping them: less memory, more time"
+    )
     num_workers: int = flag(2, "data-loading processes per rank", check=between(0, 128))
     pin_mem: bool = flag(True, "page-locked host memory for copies to the GPU")
     eval: bool = flag(False, "score the held-out splits and stop, without training")
@@ -119,6 +126,13 @@ class TrainConfig:
             return "--compile does not go with --zero_stage 3, which gathers weights within forward: use 2 or less"
         if self.compile and self.eval:
             return "--compile is for training: leave it out with --eval"
+        if self.opt == "adafactor" and self.zero_stage:
+            return (
+                f"--opt adafactor needs --zero_stage 0, not {self.zero_stage}: ZeRO lays all parameters in one row, "
+                "which has no rows and columns to keep"
+            )
+        if self.opt == "adamw8bit" and self.offload:
+            return "--opt adamw8bit keeps its state on the GPU: leave out --offload, or use --opt adamw"
         if self.eval and self.resume:
             return "--eval scores the weights of --finetune: leave out --resume"
         if self.min_lr > self.lr:

@@ -246,7 +246,7 @@ def test_golden_collate() -> None:
     clips = [replace(handmade(len(parts["body"]), []), parts=parts) for parts in inputs]
     batch = Collate(TOKENIZER, False, None)(clips)
     lengths = arrays["src/src_length_batch"]
-    assert batch["lengths"].tolist() == lengths.tolist()
+    assert batch["lengths"] == lengths.tolist()
     assert batch["attention_mask"].sum(1).tolist() == (arrays["src/attention_mask"].sum(1) + 2).tolist()
     for part in PARTS:
         real = [arrays[f"src/{part}"][i, :length] for i, length in enumerate(lengths)]
@@ -280,7 +280,7 @@ def test_uncounted_clips_have_no_targets_and_no_index() -> None:
     batch = Collate(TOKENIZER, False, None)([handmade(2, []), handmade(3, [], counted=False)])
     assert batch["labels"].tolist() == [[7, 8, 1], [IGNORED] * 3]
     assert batch["indices"] == [2, -1]
-    assert batch["lengths"].tolist() == [2, 3]
+    assert batch["lengths"] == [2, 3]
 
 
 def test_unusable_clips_are_left_out_and_reported() -> None:
@@ -294,7 +294,7 @@ def test_unusable_clips_are_left_out_and_reported() -> None:
 def test_only_unusable_clips_give_one_blank_one(descriptions: bool) -> None:
     batch = Collate(TOKENIZER, descriptions, None)([Unusable("first"), Unusable("second")])
     assert batch["problems"] == ["first", "second"]
-    assert (batch["indices"], batch["lengths"].tolist()) == ([-1], [1])
+    assert (batch["indices"], batch["lengths"]) == ([-1], [1])
     assert (batch["labels"] == IGNORED).all()
     assert batch["attention_mask"].sum() == 2
     for part, points in PARTS.items():

@@ -18,15 +18,17 @@ FILES = {
     "results.json",
     "train.log",
 }
+RECOMPUTES = ("--gradient_checkpointing",)
 # Launcher, processes, ZeRO stage, further flags.
 SET_UPS = [
     ("python", 1, 2, ()),
-    ("torchrun", 2, 0, ()),
+    ("torchrun", 2, 0, RECOMPUTES),
     ("deepspeed", 2, 1, ()),
     ("deepspeed", 2, 2, ()),
     ("deepspeed", 2, 2, ("--offload",)),
     ("deepspeed", 2, 3, ()),
-    ("accelerate", 2, 2, ()),
+    ("deepspeed", 2, 3, RECOMPUTES),
+    ("accelerate", 2, 2, RECOMPUTES),
     ("deepspeed", 1, 0, ()),
 ]
 

@@ -1,9 +1,10 @@
-"""The network interface over which several machines talk."""
+"""The network interface over which several machines talk, and what a machine lacks."""
 
 import os
 
 import pytest
 
+from uni_sign.config import TrainConfig
 from uni_sign.engine import launch
 from uni_sign.errors import InputError
 
@@ -88,3 +89,15 @@ def test_an_unknown_first_machine_is_said() -> None:
 
 def test_loopback_is_no_way_out() -> None:
     assert "lo" not in launch.network_interfaces()
+
+
+def test_8_bit_adamw_needs_a_gpu_and_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(opt="adamw8bit", dtype="fp32")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match="--opt adamw8bit needs a GPU"):
+        launch.check_launch(config)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    launch.check_launch(config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"needs bitsandbytes: pip install uni-sign\[cuda\]"):
+        launch.check_launch(config)

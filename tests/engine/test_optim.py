@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from uni_sign.config import TrainConfig
+from uni_sign.engine.memory import optimizer_bytes
 from uni_sign.engine.optim import Schedule, make_optimizer, make_schedule, set_lr
 
 COSINE = Schedule("cosine", lr=1.0, min_lr=0.2, warmup=0, total=8)
@@ -123,6 +126,68 @@ def test_sgd_and_a_step_known_by_hand() -> None:
     module(torch.tensor([[3.0]])).sum().backward()
     optimizer.step()
     assert module.weight.item() == pytest.approx(2.0 - 0.1 * (3.0 + 0.5 * 2.0))
+
+
+def big_model() -> nn.Module:
+    """bitsandbytes keeps what has fewer than 4096 values in fp32."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 128), nn.LayerNorm(128), nn.Linear(128, 2))
+
+
+def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        set_lr(optimizer, 0.01 / (step + 1))
+        optimizer.zero_grad()
+        module(torch.full((4, 64), 0.1 * (step + 1))).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("opt", ["adamw", "adamw8bit", "adafactor", "sgd"])
+def test_an_optimizer_goes_on_from_its_file_exactly(opt: Any, tmp_path: Path) -> None:
+    config = TrainConfig(opt=opt, zero_stage=0, weight_decay=0.1)
+    whole, stopped = big_model(), big_model()
+    train(whole, make_optimizer(whole, config), range(4))
+    optimizer = make_optimizer(stopped, config)
+    train(stopped, optimizer, range(2))
+    torch.save({"model": stopped.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "training.pt")
+    training = torch.load(tmp_path / "training.pt", weights_only=True)
+    resumed = big_model()
+    resumed.load_state_dict(training["model"])
+    optimizer = make_optimizer(resumed, config)
+    optimizer.load_state_dict(training["optimizer"])
+    train(resumed, optimizer, range(2, 4))
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+
+
+@pytest.mark.parametrize(("opt", "tolerance"), [("adamw", 0.0), ("adamw8bit", 0.35), ("adafactor", 0.0), ("sgd", 0.0)])
+def test_the_state_is_as_large_as_predicted(opt: Any, tolerance: float) -> None:
+    config, module = TrainConfig(opt=opt, zero_stage=0), big_model()
+    optimizer = make_optimizer(module, config)
+    train(module, optimizer, range(1))
+    held = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    size = sum(value.numel() * value.element_size() for value in held if value.dim() > 0)
+    assert optimizer_bytes(module, config) == pytest.approx(size, rel=tolerance)
+
+
+def test_8_bit_adamw_follows_adamw() -> None:
+    """Its moments are rounded to 256 levels a block: the way is the same, the steps a little different."""
+    start, plain, rounded = big_model(), big_model(), big_model()
+    for module, opt in ((plain, "adamw"), (rounded, "adamw8bit")):
+        train(module, make_optimizer(module, TrainConfig(opt=opt)), range(4))  # type: ignore[arg-type]
+    way = plain[0].weight - start[0].weight  # type: ignore[index,operator]
+    difference = plain[0].weight - rounded[0].weight  # type: ignore[index,operator]
+    assert 0 < difference.norm() < 0.1 * way.norm()
+
+
+def test_adafactor_keeps_rows_and_columns() -> None:
+    module = nn.Linear(30, 20, bias=False)
+    optimizer = make_optimizer(module, TrainConfig(opt="adafactor", zero_stage=0))
+    module(torch.ones(1, 30)).sum().backward()
+    optimizer.step()
+    state = optimizer.state[module.weight]
+    assert (state["row_var"].shape, state["col_var"].shape) == ((20, 1), (1, 30))
 
 
 def test_set_lr_reaches_every_group() -> None:

@@ -16,7 +16,7 @@ CHANNELS, POINTS = 6, 4
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_a_spaced_map_has_zeros_behind_each_clip_and_packs_again(lengths: list[int]) -> None:
-    layout = FrameLayout(torch.tensor(lengths))
+    layout = FrameLayout(lengths)
     x = torch.arange(1.0, 1 + 2 * 3 * sum(lengths)).view(2, 3, -1)
     spaced = layout.space(x)
     assert torch.equal(layout.pack(spaced), x)
@@ -32,7 +32,7 @@ def test_temporal_convolution_is_that_of_each_clip_alone(trains: bool) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(CHANNELS, 3, (5, 1), padding=(2, 0), bias=False).requires_grad_(trains)
     x = torch.randn(CHANNELS, POINTS, sum(LENGTHS), requires_grad=True)
-    layout = FrameLayout(torch.tensor(LENGTHS))
+    layout = FrameLayout(LENGTHS)
     ours = layout.pack(temporal_conv(layout.space(x), conv.weight))
     alone = [conv(clip.transpose(1, 2)[None])[0].transpose(1, 2) for clip in x.split(LENGTHS, -1)]
     _assert_same(ours, torch.cat(alone, -1), [x, *(p for p in conv.parameters() if trains)])
@@ -54,7 +54,7 @@ def test_normalisation_is_that_of_torch(relu: bool, spaced: bool, shifted_points
     x = (torch.randn(CHANNELS, POINTS, sum(LENGTHS)) + 80).requires_grad_()
     shift = (3 * torch.randn(CHANNELS, shifted_points)).requires_grad_()
     residual = torch.randn(CHANNELS, POINTS, sum(LENGTHS), requires_grad=True)
-    layout = FrameLayout(torch.tensor(LENGTHS))
+    layout = FrameLayout(LENGTHS)
     expected = theirs((x + shift[..., None])[None])[0] + residual
     given_map, added = (layout.space(t) if spaced else t.clone() for t in (x, residual))
     (y,) = normalize([Case(Rule(ours, layout, relu), given_map, shift, added)])
@@ -87,6 +87,6 @@ def test_statistics_of_many_deviations_are_exact_to_float32() -> None:
     x = torch.randn(CHANNELS, 21, 512) + 80
     exact = x.double()
     exact = (exact - exact.mean((1, 2), keepdim=True)) / (exact.var((1, 2), keepdim=True, correction=0) + 1e-5).sqrt()
-    layout = FrameLayout(torch.tensor([512]))
+    layout = FrameLayout([512])
     (y,) = normalize([Case(Rule(norm, layout, relu=False), x.clone(), torch.zeros(CHANNELS, 1))])
     assert float((y.detach() - exact).abs().max()) < 8e-6  # one step of float32 at 80

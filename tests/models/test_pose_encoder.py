@@ -46,7 +46,7 @@ def test_golden_chains(
     blocks.train(mode == "train")
     x = torch.from_numpy(io[f"{name}/x"])
     clips, _, frames, points = x.shape
-    layout = FrameLayout(torch.full((clips,), frames))
+    layout = FrameLayout([frames] * clips)
     maps = [x.permute(1, 3, 0, 2).flatten(2)]
     if temporal:
         maps = [layout.space(maps[0])]
@@ -65,11 +65,11 @@ def test_a_clip_has_the_same_features_alone_and_in_a_batch() -> None:
     encoder = PoseEncoder(24, hidden_dim=16).eval()
     lengths = [9, 1, 14, 5]
     parts = _parts(lengths)
-    together = encoder.pose_features(parts, torch.tensor(lengths)).split(lengths)
+    together = encoder.pose_features(parts, lengths).split(lengths)
     start = 0
     for length, features in zip(lengths, together, strict=True):
         own = {part: x[start : start + length] for part, x in parts.items()}
-        torch.testing.assert_close(features, encoder.pose_features(own, torch.tensor([length])), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(features, encoder.pose_features(own, [length]), atol=1e-5, rtol=1e-5)
         start += length
 
 
@@ -83,7 +83,7 @@ def test_left_and_right_share_their_weights() -> None:
 def test_anchors_are_detached() -> None:
     encoder = PoseEncoder(24, hidden_dim=16).eval()
     parts = {part: x.requires_grad_() for part, x in _parts([6]).items()}
-    features = encoder.concat_parts(parts, torch.tensor([6]))
+    features = encoder.concat_parts(parts, [6])
     (grad,) = torch.autograd.grad(features[:, 16:32].sum(), parts["body"], allow_unused=True)
     assert grad is None or not grad.any()
 
@@ -92,8 +92,8 @@ def test_frozen_statistics_make_a_clip_independent_of_its_batch_in_training() ->
     encoder = PoseEncoder(24, hidden_dim=16).train()
     set_batch_norm_mode(encoder, "frozen")
     parts = _parts([7, 4])
-    together = encoder.pose_features(parts, torch.tensor([7, 4]))[:7]
-    alone = encoder.pose_features({part: x[:7] for part, x in parts.items()}, torch.tensor([7]))
+    together = encoder.pose_features(parts, [7, 4])[:7]
+    alone = encoder.pose_features({part: x[:7] for part, x in parts.items()}, [7])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
@@ -109,8 +109,8 @@ def test_pooled_statistics_evaluate_what_was_trained(mode: BatchNormMode, same: 
     lengths = [30, 25]
     parts = _parts(lengths)
     parts["left"] = 0.2 * parts["left"] + 1
-    trained = encoder.pose_features(parts, torch.tensor(lengths))
-    evaluated = encoder.eval().pose_features(parts, torch.tensor(lengths))
+    trained = encoder.pose_features(parts, lengths)
+    evaluated = encoder.eval().pose_features(parts, lengths)
     assert torch.allclose(trained, evaluated, atol=0.02) == same
 
 
@@ -120,18 +120,18 @@ def test_a_bias_before_a_batch_norm_has_no_gradient_but_moves_the_running_mean()
     norm = encoder.fusion_gcn_modules["body"]["layer0_0"].tcn[1]
     bias = encoder.fusion_gcn_modules["body"]["layer0_0"].tcn[0].bias
     norm.momentum = 1.0
-    encoder.pose_features(parts, torch.tensor([7, 4])).square().sum().backward()
+    encoder.pose_features(parts, [7, 4]).square().sum().backward()
     assert bias.grad is not None
     assert not bias.grad.any()
     before = norm.running_mean.clone()
     bias.data += 80
-    encoder.pose_features(parts, torch.tensor([7, 4]))
+    encoder.pose_features(parts, [7, 4])
     torch.testing.assert_close(norm.running_mean, before + 80)
 
 
 def test_clips_that_do_not_count_are_normalised_by_running_statistics_and_leave_them_alone() -> None:
     encoder = PoseEncoder(24, hidden_dim=16).train()
-    parts, lengths = _parts([7, 4]), torch.tensor([7, 4])
+    parts, lengths = _parts([7, 4]), [7, 4]
     encoder.pose_features(parts, lengths)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     filled = encoder.pose_features(parts, lengths, counted=False)
@@ -143,7 +143,7 @@ def test_clips_that_do_not_count_are_normalised_by_running_statistics_and_leave_
 def test_a_bias_of_many_deviations_costs_no_half_precision() -> None:
     torch.manual_seed(0)
     encoder = PoseEncoder(24, hidden_dim=16).train()
-    parts, lengths = _parts([40]), torch.tensor([40])
+    parts, lengths = _parts([40]), [40]
     features = []
     for bias in (0.0, 80.0):
         for name, parameter in encoder.named_parameters():
@@ -169,14 +169,14 @@ def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass() -> None:
     set_batch_norm_mode(encoder, "frozen")
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        features = encoder.pose_features(_parts([7, 4]), torch.tensor([7, 4]))
+        features = encoder.pose_features(_parts([7, 4]), [7, 4])
         assert not features.requires_grad
         assert not kept
         encoder.requires_grad_()
-        encoder.pose_features(_parts([7, 4]), torch.tensor([7, 4]))
+        encoder.pose_features(_parts([7, 4]), [7, 4])
         assert kept
 
 
 def test_half_precision_takes_float_coordinates() -> None:
     encoder = PoseEncoder(24, hidden_dim=16).to(torch.bfloat16).eval()
-    assert encoder.pose_features(_parts([3]), torch.tensor([3])).dtype == torch.bfloat16
+    assert encoder.pose_features(_parts([3]), [3]).dtype == torch.bfloat16

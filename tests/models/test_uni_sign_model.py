@@ -57,7 +57,7 @@ def golden_batch(io: dict[str, Tensor], prefix: list[int]) -> dict[str, Any]:
     starts = torch.arange(clips)[:, None] * width
     return {
         **{f"parts.{part}": io[f"src_{part}"].flatten(0, 1) for part in GRAPHS},
-        "lengths": torch.full((clips,), frames),
+        "lengths": [frames] * clips,
         "prefix_ids": torch.tensor(prefix * clips),
         "prefix_position": (starts + torch.arange(len(prefix))).flatten(),
         "frame_position": (starts + len(prefix) + torch.arange(frames)).flatten(),

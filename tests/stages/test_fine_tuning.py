@@ -36,6 +36,12 @@ def test_every_fill_mode_trains_all_of_the_fusion(fill: Any, demo_root: Path) ->
     assert bool((batch["text_left"] == 0).any()) == (fill == "none")
 
 
+def test_all_of_the_model_starts_in_training_mode(demo_root: Path) -> None:
+    """Canary: transformers gives what it loads in evaluation mode, which would train without dropout."""
+    model = make_stage(demo_root, use_descriptions=True).build_model()
+    assert all(module.training for module in model.modules())
+
+
 def test_a_batch_without_any_text_gives_every_parameter_a_gradient(demo_root: Path) -> None:
     stage = make_stage(demo_root, use_descriptions=True, text_dropout_p=1.0, description_fill="none")
     model, batch = stage.build_model(), first_batch(stage)

@@ -11,10 +11,12 @@ from typing import Any, Literal
 import psutil
 import torch
 
-from uni_sign.config import TrainConfig, at_least, flag, parse_flags
+from uni_sign.config import TrainConfig, as_plain, at_least, flag, parse_flags
+from uni_sign.engine.failures import memory_advice
 from uni_sign.engine.launch import check_launch, process_count
+from uni_sign.engine.memory import Forecast, forecast
 from uni_sign.errors import InputError
-from uni_sign.stages.base import Finding, ModelSize, load_stage
+from uni_sign.stages.base import Finding, load_stage
 
 _MARKS = {"pass": "PASS", "warn": "WARN", "fail": "FAIL"}
 _TESTED = {
@@ -112,17 +114,17 @@ def _output(config: TrainConfig) -> Finding:
 def _batch_and_memory(stage: Any, config: TrainConfig, processes: int) -> list[Finding]:
     batch = Finding("pass", "effective batch", _effective_batch(config, processes))
     try:
-        size = stage.model_size()
+        expected = forecast(stage, config, processes)
     except InputError as error:
-        return [batch, Finding("fail", "memory", f"cannot be estimated: {error}", "mend the lines above")]
-    needed = estimated_gb(config, size, processes)
-    there = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else psutil.virtual_memory().available / 1e9
-    detail = f"about {needed:.1f} GB per process for {size.parameters / 1e6:.0f} M parameters; {there:.1f} GB are free"
-    remedy = "lower --batch_size, add --offload, --text_encoder_freeze or a higher --zero_stage"
-    findings = [batch, Finding(_level(needed, there), "memory", detail, remedy)]
-    if config.offload and torch.cuda.is_available():
+        return [batch, Finding("fail", "memory", f"cannot be predicted: {error}", "mend the lines above")]
+    needed, free = expected.peak / 1e9, psutil.virtual_memory().available
+    # What this process holds now was counted as the training process's own.
+    there = (torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else free + expected.process) / 1e9
+    detail = f"about {needed:.2f} GB per process: {_composition(expected)}; {there:.1f} GB are free"
+    findings = [batch, Finding(_level(needed, there), "memory", detail, memory_advice(config, as_plain(stage.config)))]
+    if expected.host:
         local = max(1, min(processes, torch.cuda.device_count()))
-        needed, there = local * _state_gb(config, size, processes), psutil.virtual_memory().available / 1e9
+        needed, there = local * expected.host / 1e9, free / 1e9
         detail = f"about {needed:.1f} GB for the offloaded optimizer of {local} processes; {there:.1f} GB are free"
         findings.append(
             Finding(_level(needed, there), "host memory", detail, "leave out --offload, or use more machines")
@@ -143,18 +145,13 @@ def _level(needed: float, there: float) -> Literal["pass", "warn", "fail"]:
     return "pass" if needed < 0.9 * there else "warn" if needed < there else "fail"
 
 
-def _state_gb(config: TrainConfig, size: ModelSize, processes: int) -> float:
-    """Optimizer state of one process: AdamW's two fp32 moments, and DeepSpeed's fp32 copy of the weights besides."""
-    return size.trainable * (8 if config.zero_stage == 0 else 12) / (processes if config.zero_stage else 1) / 1e9
-
-
-def estimated_gb(config: TrainConfig, size: ModelSize, processes: int) -> float:
-    """A rough upper estimate of one process's memory: weights, gradients, optimizer, activations, 0.5 GB of rest."""
-    value = 4 if config.dtype == "fp32" else 2
-    weight_shard = processes if config.zero_stage == 3 else 1
-    grad_shard = processes if config.zero_stage >= 2 else 1
-    # Without a GPU the offloaded optimizer lies in the same memory.
-    state = 0 if config.offload and torch.cuda.is_available() else _state_gb(config, size, processes)
-    weights = size.parameters * value / weight_shard + size.trainable * value / grad_shard
-    activations = (config.batch_size * size.activations + size.shared_activations) * value
-    return (weights + activations) / 1e9 + state + 0.5
+def _composition(expected: Forecast) -> str:
+    """What is held at the peak."""
+    if expected.start > expected.peak - expected.process - 1:
+        moments = {"building the model": expected.start}
+    else:
+        dearer = max(expected.passes, expected.step)
+        name = "forward and backward pass" if dearer == expected.passes else "optimizer step"
+        moments = {"weights": expected.weights, "optimizer": expected.optimizer, name: dearer}
+    parts = {"the process itself": expected.process, **moments}
+    return ", ".join(f"{size / 1e9:.2f} {name}" for name, size in parts.items() if size)

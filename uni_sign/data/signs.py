@@ -216,7 +216,7 @@ class Collate:
             "problems": problems,
             # Either all clips count, or there is one that only fills this rank's place.
             "counted": any(clip.key.counted for clip in clips),
-            "lengths": torch.from_numpy(lengths),
+            "lengths": lengths.tolist(),
             **_targets(clips),
             **{f"parts.{part}": packed([clip.parts[part] for clip in clips]) for part in PARTS},
             **_places([len(clip.prefix) for clip in clips], lengths),

@@ -33,7 +33,7 @@ def named_failures(config: TrainConfig, plain: Mapping[str, Any], last_checkpoin
     except (RuntimeError, MemoryError) as error:
         text = str(error)
         if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY_SIGNS):
-            raise RunError(f"Out of memory{_first_line(text)}: {_memory_advice(config, plain)}.") from error
+            raise RunError(f"Out of memory{_first_line(text)}: {memory_advice(config, plain)}.") from error
         if any(sign in text for sign in _PEER_SIGNS):
             raise PeerLostError(
                 f"another process of the run has ended or is out of reach{_first_line(text)}: see what it said, and go "
@@ -47,7 +47,7 @@ def _first_line(text: str) -> str:
     return f" ({lines[0][:160].rstrip('. ')})" if lines else ""
 
 
-def _memory_advice(config: TrainConfig, plain: Mapping[str, Any]) -> str:
+def memory_advice(config: TrainConfig, plain: Mapping[str, Any]) -> str:
     """What this run could still change, the cheapest first."""
     options = []
     if config.frames_per_batch > 1:
@@ -60,7 +60,9 @@ def _memory_advice(config: TrainConfig, plain: Mapping[str, Any]) -> str:
             f"--batch_size {config.batch_size // 2} with --gradient_accumulation_steps "
             f"{config.gradient_accumulation_steps * 2} (the same gradient)"
         )
-    if torch.cuda.is_available() and not config.offload:
+    if not config.gradient_checkpointing:
+        options.append("--gradient_checkpointing")
+    if torch.cuda.is_available() and not config.offload and config.zero_stage >= 2 and config.opt != "adamw8bit":
         options.append("--offload")
     if plain.get("use_descriptions") and not plain.get("text_encoder_freeze"):
         options.append("--text_encoder_freeze")

@@ -1,5 +1,6 @@
 """One Accelerator for `deepspeed`, `accelerate launch`, `torchrun` and plain `python`, with the same flags."""
 
+import importlib.util
 import ipaddress
 import json
 import os
@@ -42,6 +43,10 @@ def check_launch(config: TrainConfig) -> None:
         check_compiler()
     if config.dtype == "fp16" and not torch.cuda.is_available():
         raise InputError("--dtype fp16 needs a GPU: use --dtype fp32 or bf16 here.")
+    if config.opt == "adamw8bit" and not torch.cuda.is_available():
+        raise InputError("--opt adamw8bit needs a GPU: use --opt adamw here.")
+    if config.opt == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("--opt adamw8bit needs bitsandbytes: pip install uni-sign[cuda], or use --opt adamw.")
     if config.dtype == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         raise InputError("--dtype bf16 is not supported by this GPU: use --dtype fp16 or fp32.")
 

@@ -42,7 +42,7 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over the trainable parameters; vectors (biases, norms, gates) are not decayed."""
+    """The optimizer of ``--opt`` over the trainable parameters; vectors (biases, norms, gates) are not decayed."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
@@ -51,6 +51,14 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     groups = [group for group in groups if group["params"]]
     if config.opt == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+    if config.opt == "adafactor":
+        # Matrix by matrix: all at once would hold several copies of all gradients.
+        return torch.optim.Adafactor(groups, lr=config.lr, foreach=False)
+    if config.opt == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit  # optional, and of use on CUDA alone
+
+        eight_bit: torch.optim.Optimizer = AdamW8bit(groups, lr=config.lr, betas=config.opt_betas, eps=config.opt_eps)
+        return eight_bit
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.opt_betas, eps=config.opt_eps, fused=True)
 
 

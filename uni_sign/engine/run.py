@@ -122,6 +122,8 @@ def prepare(
     lengths = counts or {name: split.sizes for name, split in datasets.splits.items()}
     _seed(config.seed)
     model = stage.build_model()
+    if config.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
     if config.compile:
         compile_in_place(stage.hot_modules(model))
     shape = BatchShape(
@@ -174,6 +176,13 @@ def _frame_counts(stage: Stage, accelerator: Accelerator, budget: int) -> Mappin
             f"{longest}, or a smaller --max_length."
         )
     return counts
+
+
+def enable_gradient_checkpointing(model: Any) -> None:
+    """Let a stage's model recompute its activations; raises InputError where it cannot."""
+    if not hasattr(model, "gradient_checkpointing_enable"):
+        raise InputError("--gradient_checkpointing: the model of this stage keeps its activations: leave it out.")
+    model.gradient_checkpointing_enable()
 
 
 def _distribute(accelerator: Accelerator, module: nn.Module, config: TrainConfig) -> tuple[Any, Any]:

@@ -1,12 +1,15 @@
 """Batch normalisation whose statistics are those of the whole micro-batch of all ranks."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from uni_sign.models.frame_layout import FrameLayout
 
@@ -149,17 +152,80 @@ def _statistics(cases: Sequence[Case], local: Sequence[Tensor], ranks: int) -> t
         about + sums.sum(1) / (case.rule.layout.frames * sums.shape[1])
         for case, (_, sums, about, _) in zip(cases, own, strict=True)
     ]
+    moments = _moments.get()(lambda: _agreed_moments(cases, own_means, [v for *_, v in own], ranks))
+    found = [
+        _Statistics(centred, sums, (mean - about).float(), variance.float())
+        for (centred, sums, about, _), mean, variance in zip(own, moments.means, moments.variances, strict=True)
+    ]
+    return found, moments.frames
+
+
+class _Moments(NamedTuple):
+    """Means and variances (C_i,) of all ranks' rows, in float64, and the first map's frames ()."""
+
+    means: list[Tensor]
+    variances: list[Tensor]
+    frames: Tensor
+
+
+# How `normalize` comes by moments of all ranks: it agrees on them, but in the recomputation of `checkpointed`.
+_moments: ContextVar[Callable[[Callable[[], _Moments]], _Moments]] = ContextVar(
+    "moments", default=lambda agree: agree()
+)
+
+
+def checkpointed(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, recomputed in the backward pass instead of kept, but for the moments of its norms.
+
+    They are a few numbers a channel: exchanged between ranks and tracked once, in the first pass.
+    """
+    kept: list[_Moments] = []
+    contexts = _Keeping(kept), _Recalling(kept)
+    return checkpoint(function, *args, use_reentrant=False, context_fn=lambda: contexts)
+
+
+class _Keeping(AbstractContextManager[None]):
+    """Within it, `normalize` keeps the moments that it takes."""
+
+    def __init__(self, kept: list[_Moments]) -> None:
+        self._kept = kept
+
+    def __enter__(self) -> None:
+        self._before = _moments.set(self._source())
+
+    def __exit__(self, *_: object) -> None:
+        _moments.reset(self._before)
+
+    def _source(self) -> Callable[[Callable[[], _Moments]], _Moments]:
+        def keep(agree: Callable[[], _Moments]) -> _Moments:
+            self._kept.append(agree())
+            return self._kept[-1]
+
+        return keep
+
+
+class _Recalling(_Keeping):
+    """Within it, `normalize` takes the kept moments in the same order."""
+
+    def _source(self) -> Callable[[Callable[[], _Moments]], _Moments]:
+        again = iter(self._kept)
+        return lambda _: next(again)
+
+
+def _agreed_moments(
+    cases: Sequence[Case], own_means: Sequence[Tensor], own_variances: Sequence[Tensor], ranks: int
+) -> _Moments:
+    """Those of all ranks' rows, which move the running ones; the running ones where no row counts."""
     first = cases[0].rule.layout
-    counted = own[0][2].new_tensor([first.frames * first.counted])
-    means, variances, frames = _over_ranks(own_means, [v for *_, v in own], counted, ranks)
-    found = []
-    for case, (centred, sums, about, _), mean, variance in zip(cases, own, means, variances, strict=True):
+    counted = own_means[0].new_tensor([first.frames * first.counted])
+    means, variances, frames = _over_ranks(own_means, own_variances, counted, ranks)
+    found = _Moments([], [], frames)
+    for case, mean, variance in zip(cases, means, variances, strict=True):
         norm, bias = case.rule.norm, case.shift.double().mean(1)
-        norm.track(mean + bias, variance, frames * _rows_per_frame(centred, case.rule.layout, first))
-        mean = torch.where(frames > 0, mean, norm.running_mean - bias)
-        variance = torch.where(frames > 0, variance, norm.running_var)
-        found.append(_Statistics(centred, sums, (mean - about).float(), variance.float()))
-    return found, frames
+        norm.track(mean + bias, variance, frames * _rows_per_frame(case.x, case.rule.layout, first))
+        found.means.append(torch.where(frames > 0, mean, norm.running_mean - bias))
+        found.variances.append(torch.where(frames > 0, variance, norm.running_var))
+    return found
 
 
 def _own_moments(x: Tensor, local: Tensor, layout: FrameLayout) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -45,7 +45,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """Each chunk's logits live once: what the gradients need of them is taken while they are there.
 
     ``rows`` (N, D), ``weight`` (vocabulary, D), ``targets`` (N,). Three matrix products a chunk, as many as the plain
-    way, which keeps all logits; to make them again in the backward pass would be a fourth.
+    way, which keeps all logits; to make them again in the backward pass would be a fourth. One backward pass only: it
+    scales the gradients where they are.
     """
 
     @staticmethod
@@ -59,9 +60,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         ctx.weight_dtype = weight.dtype
         loss, share = torch.zeros((), device=rows.device), smoothing / len(weight)
         with torch.autocast(device, enabled=False):
-            matrix = weight.to(dtype)
-            chunks = torch.arange(len(targets)).split(max(1, _LOGITS_PER_CHUNK // len(weight)))
-            for place in (slice(int(chunk[0]), int(chunk[-1]) + 1) for chunk in chunks if len(chunk)):
+            matrix, size = weight.to(dtype), max(1, _LOGITS_PER_CHUNK // len(weight))
+            for place in (slice(start, start + size) for start in range(0, len(targets), size)):
                 chunk, labels = rows[place].to(dtype), targets[place, None]
                 log_p = F.log_softmax((chunk @ matrix.T).float(), dim=-1)
                 loss -= (1 - smoothing) * log_p.gather(1, labels).sum() + share * log_p.sum()

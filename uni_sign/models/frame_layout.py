@@ -1,5 +1,7 @@
 """Where packed clips lie along the frame axis."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -9,16 +11,15 @@ GAP = 2
 class FrameLayout:
     """Clips one behind the other: packed, (..., N) frames, or spaced, (..., F): each followed by `GAP` zero frames.
 
-    ``lengths`` (B,) in frames; ``counted``: whether these clips count, or only fill a place. In a spaced map a
-    temporal kernel sees zeros beyond a clip's end, exactly as at the border of a clip alone.
+    ``lengths``: frames of each clip; ``counted``: whether these clips count, or only fill a place; ``device``: of the
+    maps. In a spaced map a temporal kernel sees zeros beyond a clip's end, exactly as at the border of a clip alone.
     """
 
-    def __init__(self, lengths: Tensor, counted: bool = True) -> None:
-        self.counted = counted
-        self.lengths: list[int] = lengths.tolist()
-        self.frames = sum(self.lengths)
-        starts = lengths.cumsum(0) + GAP * torch.arange(len(lengths), device=lengths.device)
-        self._gaps = (starts[:, None] + torch.arange(GAP, device=lengths.device)).flatten()
+    def __init__(self, lengths: list[int], counted: bool = True, device: torch.device | None = None) -> None:
+        self.counted, self.lengths, self.frames = counted, lengths, sum(lengths)
+        ends = itertools.accumulate(length + GAP for length in lengths)
+        gaps = [end - GAP + i for end in ends for i in range(GAP)]
+        self._gaps = torch.tensor(gaps).to(device, non_blocking=True)
 
     def space(self, x: Tensor) -> Tensor:
         """(C, V, N) packed -> (C, V, F) with zero frames behind each clip."""

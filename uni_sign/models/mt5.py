@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, MT5Config, MT5EncoderModel, MT5ForConditionalGeneration
+from transformers import GenerationConfig, MT5Config, MT5EncoderModel, MT5ForConditionalGeneration, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from uni_sign.errors import InputError
@@ -109,7 +109,18 @@ def _from_folder(kind: Any, folder: Path, allowed_missing: set[str]) -> Any:
         raise InputError(
             f"The mT5 weights in {folder} lack {len(missing)} tensors, first {missing[0]}: copy the folder again."
         )
-    return model
+    # from_pretrained gives it in evaluation mode: without dropout, and with nothing recomputed.
+    return model.train()
+
+
+def recompute_blocks(model: PreTrainedModel) -> None:
+    """Training keeps the inputs of this model's blocks alone, and runs each block again in the backward pass."""
+    # The older name for versions of transformers before the newer one.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    # Its hooks ask for gradients of what a frozen embedding looks up, which only reentrant recomputation needs.
+    if hasattr(model, "_require_grads_hook"):
+        model.disable_input_require_grads()
 
 
 def decoder_states(mt5: MT5ForConditionalGeneration, encoded: Tensor, mask: Tensor, labels: Tensor) -> Tensor:

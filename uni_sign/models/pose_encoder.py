@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uni_sign.models.batch_norm import Case, FrameBatchNorm, Rule, normalize
+from uni_sign.models.batch_norm import Case, FrameBatchNorm, Rule, checkpointed, normalize
 from uni_sign.models.frame_layout import FrameLayout
 from uni_sign.models.temporal_conv import TEMPORAL_KERNEL, temporal_conv
 
@@ -161,10 +161,13 @@ def _per_part(make: Mapping[str, nn.Module]) -> nn.ModuleDict:
 class PoseEncoder(nn.Module):
     """Parts of a signer to one feature a frame.
 
-    Clips are packed along the frame axis: a part is (N, V, 3), N being the sum of ``lengths`` (B,). No padded
+    Clips are packed along the frame axis: a part is (N, V, 3), N being the sum of ``lengths``. No padded
     frame exists, so none costs work, none enters the statistics, and a clip's features do not depend on its
-    neighbours'. ``pose_features`` returns (N, d_model).
+    neighbours'. ``pose_features`` returns (N, d_model). ``gradient_checkpointing``: training keeps the input of each
+    layer alone, and runs the layer again in the backward pass.
     """
+
+    gradient_checkpointing: bool = False
 
     def __init__(self, d_model: int, hidden_dim: int = 256) -> None:
         super().__init__()
@@ -180,15 +183,15 @@ class PoseEncoder(nn.Module):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
-    def concat_parts(self, parts: Mapping[str, Tensor], lengths: Tensor, counted: bool = True) -> Tensor:
+    def concat_parts(self, parts: Mapping[str, Tensor], lengths: list[int], counted: bool = True) -> Tensor:
         """Pooled features of all parts side by side plus ``part_para``: (N, 4 * hidden_dim)."""
         # Parts with one set of weights lie one behind the other in a map, unless their statistics must differ.
         pools = next(module for module in self.modules() if isinstance(module, FrameBatchNorm)).pools_parts
         groups = [["body"], ["left", "right"], ["face_all"]] if pools else [[part] for part in GRAPHS]
-        layouts = [FrameLayout(lengths.repeat(len(group)), counted) for group in groups]
-        maps = []
+        maps, layouts = [], []
         for group in groups:
             x = torch.cat([parts[part] for part in group]).to(self.part_para.dtype)
+            layouts.append(FrameLayout(lengths * len(group), counted, x.device))
             maps.append(self.proj_linear[group[0]](x).permute(2, 1, 0).contiguous())
         body, *others = self._run_chains(self.gcn_modules, groups, maps, layouts)
         anchors = [torch.cat([body[:, ANCHORS[part], None] for part in group], dim=-1) for group in groups[1:]]
@@ -202,15 +205,16 @@ class PoseEncoder(nn.Module):
         ]
         return torch.cat([part for group in pooled for part in group], dim=-1) + self.part_para
 
-    @staticmethod
     def _run_chains(
-        chains: nn.ModuleDict, groups: Sequence[Sequence[str]], maps: list[Tensor], layouts: Sequence[FrameLayout]
+        self, chains: nn.ModuleDict, groups: Sequence[Sequence[str]], maps: list[Tensor], layouts: Sequence[FrameLayout]
     ) -> list[Tensor]:
         by_group: list[Any] = [chains[group[0]] for group in groups]
+        recomputes = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for layer in by_group[0]:
-            maps = run_layer([chain[layer] for chain in by_group], maps, layouts)
+            blocks = [chain[layer] for chain in by_group]
+            maps = checkpointed(run_layer, blocks, maps, layouts) if recomputes else run_layer(blocks, maps, layouts)
         return maps
 
-    def pose_features(self, parts: Mapping[str, Tensor], lengths: Tensor, counted: bool = True) -> Tensor:
+    def pose_features(self, parts: Mapping[str, Tensor], lengths: list[int], counted: bool = True) -> Tensor:
         """One feature a real frame: (N, d_model); clips that are not ``counted`` leave batch statistics alone."""
         return self.pose_proj(self.concat_parts(parts, lengths, counted))

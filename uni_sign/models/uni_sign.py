@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import MT5Config
 
 from uni_sign.models.generation import beam_search
-from uni_sign.models.mt5 import decoder_states, new_mt5
+from uni_sign.models.mt5 import decoder_states, new_mt5, recompute_blocks
 from uni_sign.models.pose_encoder import PoseEncoder
 from uni_sign.models.text_fusion import GatingFusion, LearnableMaskEmbedding, TextEncoder, text_per_frame
 
@@ -28,11 +28,11 @@ class UniSign(PoseEncoder):
     It *is* a pose encoder in the sense that the published checkpoints keep its weights at the root, beside
     ``mt5_model``: ``part_para``, ``gcn_modules.*`` and so on (Uni-Sign, ICLR 2025, arXiv 2501.15187).
 
-    A batch is a dict of tensors: ``parts.<part>`` (N, V, 3) packed frames, ``lengths`` (B,), ``prefix_ids``
-    (P,) and ``prefix_position`` (P,), ``frame_position`` (N,): flat places in the (B, S) input,
-    ``attention_mask`` (B, S), ``labels`` (B, L), -100 where there is no target, ``target_position`` (targets,): flat
-    places in the labels. With descriptions also ``text_left``, ``text_right``,
-    ``text_weight``, ``text_indicator`` (N,), and either ``text_groups`` (token ids) or ``text_features`` (U, D).
+    A batch is a dict of ``lengths``, the frames of each clip as a list, and tensors: ``parts.<part>`` (N, V, 3) packed
+    frames; ``prefix_ids`` (P,) and ``prefix_position`` (P,), ``frame_position`` (N,): flat places in the (B, S) input;
+    ``attention_mask`` (B, S); ``labels`` (B, L), -100 where there is no target, and ``target_position``: flat places of
+    the targets in them. With descriptions also ``text_left``, ``text_right``, ``text_weight``, ``text_indicator`` (N,),
+    and either ``text_groups`` (token ids) or ``text_features`` (U, D).
     """
 
     def __init__(
@@ -61,6 +61,13 @@ class UniSign(PoseEncoder):
         if self.trains_text:
             stacks.append(self.text_encoder.encoder.encoder)
         return [block for stack in stacks for block in stack.block]
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Training keeps little more than the inputs of the layers, and computes the rest twice; same gradients."""
+        self.gradient_checkpointing = True
+        recompute_blocks(self.mt5_model)
+        if self.trains_text:
+            recompute_blocks(self.text_encoder.encoder)
 
     def forward(self, batch: Mapping[str, Any]) -> Encoded:
         """Encode a batch; everything that trains takes part in every call, on every rank."""

@@ -56,19 +56,6 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class ModelSize:
-    """Parameters, those that train, and how many values a forward pass keeps (an upper estimate).
-
-    ``activations`` are kept for one item, ``shared_activations`` for any batch.
-    """
-
-    parameters: int
-    trainable: int
-    activations: int
-    shared_activations: int = 0
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """What a held-out split gave: scores by name, a row per clip, and what is worth drawing."""
 
@@ -112,8 +99,12 @@ class Stage(Protocol):
         """What `uni-sign doctor` says of this stage's files: every fault, not the first alone."""
         ...
 
-    def model_size(self) -> ModelSize:
-        """The model's size, counted without building it; raises InputError where its configuration is missing."""
+    def meta_model(self) -> nn.Module:
+        """What `build_model` gives, on the meta device; raises InputError where its configuration is missing."""
+        ...
+
+    def largest_batch(self, items: int) -> Batch:
+        """A batch of the training split that takes the most memory; raises InputError where files are missing."""
         ...
 
     def prepare(self, accelerator: Any) -> None:
@@ -129,7 +120,9 @@ class Stage(Protocol):
 
     def build_datasets(self) -> Datasets: ...
 
-    def build_model(self) -> nn.Module: ...
+    def build_model(self) -> nn.Module:
+        """With its starting weights; ``gradient_checkpointing_enable()`` of it is for ``--gradient_checkpointing``."""
+        ...
 
     def hot_modules(self, model: Any) -> list[nn.Module]:
         """Modules of the model that gain by ``--compile``."""

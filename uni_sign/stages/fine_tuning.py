@@ -22,12 +22,10 @@ from uni_sign.data.shards import Shards, open_shards, told_shares
 from uni_sign.data.signs import IGNORED, ClipSettings, Collate, Key, SignDataset
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import Kept, kept_tokenizer
-from uni_sign.data.wholebody import PARTS
 from uni_sign.errors import InputError
 from uni_sign.metrics.translation import signature
 from uni_sign.models.batch_norm import BatchNormMode, set_batch_norm_mode
 from uni_sign.models.mt5 import load_mt5, load_text_stack, read_config
-from uni_sign.models.text_fusion import KEPT_TOKENS
 from uni_sign.models.uni_sign import UniSign
 from uni_sign.models.vocabulary import constrained_generation
 from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
@@ -43,9 +41,8 @@ from uni_sign.stages._vocabulary import (
     vocabulary_extras,
     vocabulary_notes,
 )
-from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, ModelSize, to_device
+from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, to_device
 
-_POINTS = sum(len(points) for points in PARTS.values())
 _GATE_BINS = np.linspace(0, 1, 21)
 
 
@@ -328,32 +325,35 @@ class FineTuning:
             self.notes.append(load_checkpoint(model, starting_weights(self)))
         if self.fusion_checkpoint is not None:
             self.notes.append(load_fusion(model, self.fusion_checkpoint))
-        set_batch_norm_mode(model, "frozen" if config.fusion_only else config.batch_norm)
-        freeze_all_but_fusion(model, config.fusion_only)
+        self._freeze(model)
         return model
 
     def hot_modules(self, model: UniSign) -> list[nn.Module]:
         """The blocks of the transformers; the pose encoder's work lies in functions of its own already."""
         return model.transformer_blocks()
 
-    def model_size(self) -> ModelSize:
-        """The model's size, counted on the meta device; about 40 maps a point and frame, 24 x 12 values of d_model."""
-        config, model = self.config, self.meta_model()
-        freeze_all_but_fusion(model, config.fusion_only)
-        sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-        values_per_frame = _POINTS * config.hidden_dim * 40 + self.mt5_config.d_model * 24 * 12
-        return ModelSize(
-            parameters=sum(size for size, _ in sizes),
-            trainable=sum(size for size, trains in sizes if trains),
-            activations=self.longest_clip * values_per_frame,
-            shared_activations=KEPT_TOKENS * self.mt5_config.d_model * 24 * 12 if model.trains_text else 0,
-        )
+    def largest_batch(self, items: int) -> Batch:
+        """The longest training clips; features of a frozen text encoder are zeros, for they may not be there yet."""
+        samples = sorted(self.splits["train"].samples, key=lambda sample: sample.size)[-items:]
+        dataset = self._dataset(samples, True, self.shards)
+        collate = Collate(self.tokenizer, self.config.use_descriptions, features=None)
+        batch = collate([dataset[Key(0, index)] for index in range(len(samples))])
+        if self.config.text_encoder_freeze:
+            texts = sum(len(group) for group in batch.pop("text_groups"))
+            batch["text_features"] = torch.zeros(texts, self.mt5_config.d_model)
+        return batch
 
     def meta_model(self) -> UniSign:
-        """The model without its weights."""
+        """The model without its weights, with what is frozen frozen."""
         config, text_encoder = self.config, self.mt5_config if self.trains_text else None
         with torch.device("meta"):
-            return UniSign(self.mt5_config, config.hidden_dim, config.use_descriptions, text_encoder)
+            model = UniSign(self.mt5_config, config.hidden_dim, config.use_descriptions, text_encoder)
+        self._freeze(model)
+        return model
+
+    def _freeze(self, model: UniSign) -> None:
+        set_batch_norm_mode(model, "frozen" if self.config.fusion_only else self.config.batch_norm)
+        freeze_all_but_fusion(model, self.config.fusion_only)
 
     @property
     def longest_clip(self) -> int:
@@ -381,7 +381,7 @@ class FineTuning:
         ids = model.generate(encoded, config.num_beams, config.max_new_tokens, synced).cpu().tolist()
         gates: list[Any] = [None] * len(ids)
         if encoded.gate is not None:
-            gates = [g[:, 0].numpy() for g in encoded.gate.float().cpu().split(batch["lengths"].tolist())]
+            gates = [g[:, 0].numpy() for g in encoded.gate.float().cpu().split(batch["lengths"])]
         rows = zip(batch["indices"], batch["names"], ids, gates, strict=True)
         return [
             {"index": index, "name": name, "prediction": self.tokenizer.decode(row), "gate": gate}
