@@ -88,6 +88,8 @@ def _with_deepspeed(
     shards = processes if config.zero_stage == 3 else 1
     # Weights that are used again within a billion others stay gathered from the forward pass to the backward pass.
     gathered = value * min(sum(sizes), 10**9) if config.zero_stage == 3 else 0
+    if config.zero_stage == 3 and processes > 1:
+        gathered += value * min(sum(sizes), 5 * 10**7)  # as they arrive, before each is put together
     # The gradients behind each other for the update, and once more in fp32.
     update = value * part + (4 * part if value < 4 else 0)
     # ZeRO-3 updates weights that are in fp32 already as they are; all else keeps a copy.
