@@ -19,7 +19,7 @@ FP32 = TrainConfig(dtype="fp32", zero_stage=0, batch_size=4)
 class OneMatrix:
     """A stage whose passes are known by hand: y = tanh(x W^T), its sum."""
 
-    def largest_batch(self, items: int) -> dict[str, Any]:
+    def largest_batch(self, items: int, frames: int) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
         return {"x": torch.ones(items, 64)}
 
     def meta_model(self) -> nn.Module:

@@ -118,3 +118,13 @@ def test_isolated_signs_are_at_most_64_frames(demo_root: Path) -> None:
     assert stage.longest_clip == 64
     assert stage.monitor == "dev/top1_instance"
     assert not make_stage(demo_root, task="CSLR").higher_is_better
+
+
+def test_the_largest_batch_is_of_the_longest_clips_within_the_frames(demo_root: Path) -> None:
+    stage = make_stage(demo_root)
+    six, fewer = stage.largest_batch(6, 0), stage.largest_batch(6, 100)
+    assert six["lengths"] == sorted(six["lengths"], reverse=True)
+    assert len(six["lengths"]) == 6
+    assert 0 < len(fewer["lengths"]) < 6
+    assert sum(fewer["lengths"]) <= 100 < sum(six["lengths"][: len(fewer["lengths"]) + 1])
+    assert len(stage.largest_batch(6, 1)["lengths"]) == 1

@@ -147,9 +147,9 @@ def peak_of_passes(stage: Stage, model: nn.Module, config: TrainConfig, device: 
     deepspeed, dtype = config.zero_stage > 0, _DTYPES[config.dtype]
     if deepspeed:
         model.to(dtype)
-    batch = stage.largest_batch(config.batch_size)
+    batch = stage.largest_batch(config.batch_size, config.frames_per_batch)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        _without_data(model.train(), device)
+        without_data(model.train(), device)
         batch = tree_map(lambda x: mode.from_tensor(x).to(device) if isinstance(x, Tensor) else x, batch)
         for parameter in model.parameters():
             if deepspeed and parameter.requires_grad:
@@ -175,7 +175,7 @@ def _autocast(config: TrainConfig, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, _DTYPES[config.dtype])
 
 
-def _without_data(model: nn.Module, device: str) -> None:
+def without_data(model: nn.Module, device: str) -> None:
     """Parameters and buffers on ``device``, tied ones still tied; within a FakeTensorMode they take no memory."""
     made: dict[Tensor, Tensor] = {}
     for module in model.modules():

@@ -103,8 +103,11 @@ class Stage(Protocol):
         """What `build_model` gives, on the meta device; raises InputError where its configuration is missing."""
         ...
 
-    def largest_batch(self, items: int) -> Batch:
-        """A batch of the training split that takes the most memory; raises InputError where files are missing."""
+    def largest_batch(self, items: int, frames: int) -> Batch:
+        """A batch of the training split that takes the most memory, of so many items and frames (0: any number).
+
+        Raises InputError where files are missing.
+        """
         ...
 
     def prepare(self, accelerator: Any) -> None:

@@ -19,7 +19,7 @@ from uni_sign.data.corpora import SPLITS, Corpus, Split, default_corpus, load_co
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.samples import Sample
 from uni_sign.data.shards import Shards, open_shards, told_shares
-from uni_sign.data.signs import IGNORED, ClipSettings, Collate, Key, SignDataset
+from uni_sign.data.signs import IGNORED, Clip, ClipSettings, Collate, Key, SignDataset
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import Kept, kept_tokenizer
 from uni_sign.errors import InputError
@@ -332,12 +332,14 @@ class FineTuning:
         """The blocks of the transformers; the pose encoder's work lies in functions of its own already."""
         return model.transformer_blocks()
 
-    def largest_batch(self, items: int) -> Batch:
+    def largest_batch(self, items: int, frames: int) -> Batch:
         """The longest training clips; features of a frozen text encoder are zeros, for they may not be there yet."""
         samples = sorted(self.splits["train"].samples, key=lambda sample: sample.size)[-items:]
         dataset = self._dataset(samples, True, self.shards)
         collate = Collate(self.tokenizer, self.config.use_descriptions, features=None)
-        batch = collate([dataset[Key(0, index)] for index in range(len(samples))])
+        clips = [dataset[Key(0, index)] for index in reversed(range(len(samples)))]
+        ends = np.cumsum([len(clip.parts["body"]) if isinstance(clip, Clip) else 0 for clip in clips])
+        batch = collate(clips[: max(1, int((ends <= frames).sum()))] if frames else clips)
         if self.config.text_encoder_freeze:
             texts = sum(len(group) for group in batch.pop("text_groups"))
             batch["text_features"] = torch.zeros(texts, self.mt5_config.d_model)
