@@ -62,7 +62,7 @@ def main() -> None:
     batches = {"8 different texts a clip": few, "9 of 10 texts different": nearly, "all texts different": all_different}
     timings = {name: compare(encoder, tokenizer, batch) for name, batch in batches.items()}
     with tempfile.TemporaryDirectory() as folder:
-        cache = warm_cache(encoder, tokenizer, sum(few, []), Path(folder))
+        cache = warm_cache(encoder, tokenizer, [text for clip in few for text in clip], Path(folder))
         timings["8 texts a clip, warm cache"] = compare(encoder, tokenizer, few, cache)
     print(
         f"Descriptions of {CLIPS} clips x {FRAMES} frames, {tokens:.0f} tokens each on average, "
