@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Run, launcher, logged, losses
+from commands import Run, launcher, losses
 
 # Dropout, text dropout and frame choice all draw random numbers that a resumed run must draw again.
 NOISY = ("--use_descriptions", "--text_dropout_p", "0.3", "--max_length", "20")
+MIDDLE = ("--save_steps", "2", "--save_total_limit", "9")
+MIDDLE_STEP = "step_00000002"
 # Launcher, processes, flags: each way to keep the optimizer, without data-loading processes and with two.
 SET_UPS = [
     (name, processes, (*flags, "--num_workers", workers))
@@ -60,15 +62,15 @@ def final_tensors(output_dir: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(run: Run, noisy_mt5: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The whole run of a set-up, made once: data-loading processes make no difference to it."""
+    """The whole run of a set-up, made once, with a checkpoint in the middle of its first epoch of three steps."""
     made: dict[tuple[Any, ...], Path] = {}
 
     def whole(name: str, processes: int, *flags: str) -> Path:
         key = (name, processes, *flags)
         if key not in made:
             made[key] = tmp_path_factory.mktemp("whole") / "run"
-            common = (*NOISY, "--mt5", noisy_mt5, "--batch_size", str(4 // processes))
-            run(launcher(name, processes), *common, *flags, output_dir=made[key])
+            common = (*NOISY, "--mt5", noisy_mt5, "--batch_size", str(4 // processes), *MIDDLE)
+            run(launcher(name, processes), *common, *flags, "--num_workers", "2", output_dir=made[key])
         return made[key]
 
     return whole
@@ -84,53 +86,28 @@ def test_resume_is_exact(
     uninterrupted: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    flags = (*NOISY, *more, "--mt5", noisy_mt5, "--batch_size", str(4 // processes))
-    whole, stopped = uninterrupted(name, processes, *more[:-2]), tmp_path / "stopped"
-    # Stops in the middle of the first epoch of three steps.
-    run(launcher(name, processes), *flags, "--max_steps", "2", output_dir=stopped)
-    run(launcher(name, processes), *flags, "--resume", "auto", output_dir=stopped)
-    assert losses(stopped) == losses(whole)
+    flags = (*NOISY, *more, "--mt5", noisy_mt5, "--batch_size", str(4 // processes), *MIDDLE)
+    whole, resumed = uninterrupted(name, processes, *more[:-2]), tmp_path / "resumed"
+    middle = whole / "checkpoints" / MIDDLE_STEP
+    run(launcher(name, processes), *flags, "--resume", str(middle), output_dir=resumed)
+    assert losses(resumed) == losses(whole)[2:]
     assert len(losses(whole)) == 6
-    predictions = [(folder / "predictions_test.jsonl").read_text() for folder in (whole, stopped)]
+    predictions = [(folder / "predictions_test.jsonl").read_text() for folder in (whole, resumed)]
     assert predictions[0] == predictions[1]
-    tensors, expected = final_tensors(stopped), final_tensors(whole)
+    tensors, expected = final_tensors(resumed), final_tensors(whole)
     assert tensors.keys() == expected.keys()
     assert len(tensors) > 100
     assert [place for place, value in tensors.items() if not torch.equal(value, expected[place])] == []
 
 
-@pytest.mark.parametrize("stage", ["0", "2"])
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_another_number_of_processes_goes_on_without_a_jump(
-    stage: str, before: int, after: int, run: Run, tmp_path: Path
+def test_a_stopped_run_goes_on_in_its_folder(
+    run: Run, noisy_mt5: str, uninterrupted: Callable[..., Path], tmp_path: Path
 ) -> None:
-    name = "torchrun" if stage == "0" else "deepspeed"
-    flags = ("--use_descriptions", "--zero_stage", stage, "--batch_size")
-    whole, moved = tmp_path / "whole", tmp_path / "moved"
-    run(launcher(name, before), *flags, str(4 // before), output_dir=whole)
-    run(launcher(name, before), *flags, str(4 // before), "--max_steps", "2", output_dir=moved)
-    done = run(launcher(name, after), *flags, str(4 // after), "--resume", "auto", output_dir=moved)
-    assert f"written by {before} process(es); going on with {after}" in done.stdout
-    assert len(losses(moved)) == 6
-    assert losses(moved) == pytest.approx(losses(whole), abs=1e-4)
-    assert not list((moved / "checkpoints").glob(".*"))
-
-
-def test_a_budget_of_frames_goes_on_mid_epoch_with_the_processes_as_micro_batches(run: Run, tmp_path: Path) -> None:
-    """Two processes' shares of a step are one process's two micro-batches; statistics cannot accumulate."""
-    flags = ("--frames_per_batch", "60", "--batch_size", "4", "--batch_norm", "frozen", "--epochs", "1")
-    common = (*flags, "--use_descriptions", "--zero_stage", "0", "--save_steps", "1", "--save_total_limit", "9")
-    whole, moved = tmp_path / "whole", tmp_path / "moved"
-    done = run(launcher("torchrun", 2), *common, output_dir=whole)
-    assert "Global batch of at most 60 frames and 4 clips x 1 accumulation x 2 processes" in done.stdout
-    steps = len(losses(whole))
-    assert steps >= 3
-    begin = ("--resume", str(whole / "checkpoints" / "step_00000001"), "--gradient_accumulation_steps", "2")
-    run(launcher("python"), *common, *begin, output_dir=moved)
-    assert losses(moved) == pytest.approx(losses(whole)[1:], abs=1e-4)
-    assert sum(logged(moved, "train/lr")) == pytest.approx(sum(logged(whole, "train/lr")[1:]))
-    predictions = [(folder / "predictions_test.jsonl").read_text().count("\n") for folder in (whole, moved)]
-    assert predictions == [5, 5]
+    flags = (*NOISY, "--mt5", noisy_mt5, "--zero_stage", "0", "--batch_size", "4", "--num_workers", "2")
+    whole, stopped = uninterrupted("python", 1, "--zero_stage", "0"), tmp_path / "stopped"
+    run(launcher("python"), *flags, "--max_steps", "2", output_dir=stopped)
+    run(launcher("python"), *flags, "--resume", "auto", output_dir=stopped)
+    assert losses(stopped) == losses(whole)
 
 
 def test_the_same_seed_gives_the_same_run(run: Run, noisy_mt5: str, tmp_path: Path) -> None:
