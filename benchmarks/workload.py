@@ -116,11 +116,16 @@ def packed_batch(clips: Sequence[Clip], size: Size, texts: str = "") -> dict[str
     return batch
 
 
-def batches(clips: Sequence[Clip], size: Size, by_length: bool) -> list[list[Clip]]:
-    """As they come, or alike in length; the longest first, so that memory peaks at once."""
+def batches(clips: Sequence[Clip], size: Size, by_length: bool, frames: int = 0) -> list[list[Clip]]:
+    """As they come, or alike in length, the longest first; of ``size.batch`` clips, or of so many frames at the most."""
     order = sorted(range(len(clips)), key=lambda i: -len(clips[i].parts["body"])) if by_length else range(len(clips))
-    chosen = [clips[i] for i in order]
-    return [chosen[i : i + size.batch] for i in range(0, len(chosen), size.batch)]
+    filled: list[list[Clip]] = [[]]
+    for clip in (clips[i] for i in order):
+        full = real_frames([*filled[-1], clip]) > frames if frames else len(filled[-1]) == size.batch
+        if full:
+            filled.append([])
+        filled[-1].append(clip)
+    return filled
 
 
 def device() -> torch.device:
