@@ -117,7 +117,7 @@ def packed_batch(clips: Sequence[Clip], size: Size, texts: str = "") -> dict[str
 
 
 def batches(clips: Sequence[Clip], size: Size, by_length: bool, frames: int = 0) -> list[list[Clip]]:
-    """As they come, or alike in length, the longest first; of ``size.batch`` clips, or of so many frames at the most."""
+    """As they come, or alike in length, the longest first; of ``size.batch`` clips, or of at most so many frames."""
     order = sorted(range(len(clips)), key=lambda i: -len(clips[i].parts["body"])) if by_length else range(len(clips))
     filled: list[list[Clip]] = [[]]
     for clip in (clips[i] for i in order):
