@@ -38,6 +38,7 @@ from workload import (
     training_step,
 )
 
+from uni_sign.models.batch_norm import set_batch_norm_mode
 from uni_sign.models.uni_sign import UniSign
 from uni_sign.stages.base import to_device
 from uni_sign.stages.fine_tuning import freeze_all_but_fusion
@@ -108,6 +109,7 @@ def our_training(
     config = mt5_config(size, pieces)
     model = UniSign(config, size.hidden_dim, bool(texts), config if texts == "ids" else None)
     freeze_all_but_fusion(model.to(device()).train(), fusion_only)
+    set_batch_norm_mode(model, "frozen" if fusion_only else "sync")
     drawn = batches(clips, size, by_length=True, frames=frames)
     given = [to_device(packed_batch(batch, size, texts), device()) for batch in drawn]
     return measured(training_step(Loss(model)), given, real_frames(clips))
