@@ -110,7 +110,7 @@ def draw(sweeps: Sequence[tuple[str, Sequence[tuple[int, float, float]]]]) -> Fi
             axes.set_xscale("log", base=2)
             axes.set_xticks(values, [str(value) for value in values])
             axes.minorticks_off()
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.06 * max(row[line] for _, rows_of_sweep in sweeps for row in rows_of_sweep))
             axes.grid(axis="y", color="#dddddd", linewidth=0.8)
             axes.spines[["top", "right", "left"]].set_visible(False)
             axes.tick_params(length=0, colors="#333333", labelsize=8)
