@@ -52,7 +52,10 @@ def _rank(rank: int, port: int, folder: str, mode: BatchNormMode, filler: bool) 
         dist.all_reduce(grad)
     if rank == 0:
         torch.save({"gradients": gradients, "state": encoder.state_dict()}, Path(folder) / "rank0.pt")
+    dist.barrier()
     dist.destroy_process_group()
+    # Not by way of the interpreter's end, where a thread of gloo's that still lives now and then aborts the process.
+    os._exit(0)
 
 
 def _recomputation_is_the_same(
