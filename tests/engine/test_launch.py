@@ -99,5 +99,5 @@ def test_8_bit_adamw_needs_a_gpu_and_its_library(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     launch.check_launch(config)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"needs bitsandbytes: pip install uni-sign\[cuda\]"):
+    with pytest.raises(InputError, match=r"needs bitsandbytes: pip install '.\[cuda\]'"):
         launch.check_launch(config)

@@ -46,7 +46,7 @@ def check_launch(config: TrainConfig) -> None:
     if config.opt == "adamw8bit" and not torch.cuda.is_available():
         raise InputError("--opt adamw8bit needs a GPU: use --opt adamw here.")
     if config.opt == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError("--opt adamw8bit needs bitsandbytes: pip install uni-sign[cuda], or use --opt adamw.")
+        raise InputError("--opt adamw8bit needs bitsandbytes: pip install '.[cuda]' here, or use --opt adamw.")
     if config.dtype == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         raise InputError("--dtype bf16 is not supported by this GPU: use --dtype fp16 or fp32.")
 
