@@ -28,7 +28,7 @@ from uni_sign.config import TrainConfig
 from uni_sign.data.demo import generate
 from uni_sign.data.wholebody import POINTS
 from uni_sign.engine.batching import BatchShape, TrainSampler
-from uni_sign.engine.run import make_loader
+from uni_sign.engine.data_loading import make_loader
 from uni_sign.stages.fine_tuning import FineTuning, FineTuningConfig
 
 FRAMES, DISTINCT, HELD_OUT = 256, 16, 2

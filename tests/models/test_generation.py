@@ -32,11 +32,16 @@ def test_the_same_tokens(tiny_config: dict[str, Any], beams: int, decoder_layers
     assert len({tuple(row) for row in expected.tolist()}) == 3
 
 
-def test_encoder_output_is_projected_once_a_clip(tiny_config: dict[str, Any]) -> None:
+def test_encoder_output_is_projected_and_read_once_a_clip(tiny_config: dict[str, Any]) -> None:
     """With more layers in the decoder than in the encoder, too, where the library's own cache is too short."""
     mt5 = new_mt5(MT5Config(**{**tiny_config, "num_layers": 1, "num_decoder_layers": 3})).eval()
-    seen: list[int] = []
-    for block in mt5.decoder.block:
-        block.layer[1].EncDecAttention.k.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    projected: list[int] = []
+    attended: list[tuple[int, ...]] = []
+    for attention in (block.layer[1].EncDecAttention for block in mt5.decoder.block):
+        attention.k.register_forward_hook(lambda _, given, __: projected.append(len(given[0])))
+        attention.q.register_forward_hook(lambda _, given, __: attended.append(tuple(given[0].shape)))
     beam_search(mt5, torch.randn(3, 9, mt5.config.d_model), torch.ones(3, 9, dtype=torch.long), 4, 6)
-    assert seen == [3] * len(mt5.decoder.block)
+    assert projected == [3] * len(mt5.decoder.block)
+    assert attended
+    assert set(attended) == {(3, 4, mt5.config.d_model)}
+    assert not any(module._forward_pre_hooks for module in mt5.decoder.modules())

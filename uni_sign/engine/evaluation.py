@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 
 from uni_sign.engine import checkpoint
 from uni_sign.engine.batching import EvalSampler
-from uni_sign.engine.run import Run, make_loader, report_problems
+from uni_sign.engine.data_loading import make_loader
+from uni_sign.engine.run import Run, report_problems
 from uni_sign.engine.tracking import write_rows
 from uni_sign.engine.watchdog import any_rank
 from uni_sign.stages.base import Batch

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from uni_sign.config import TrainConfig
+from uni_sign.engine.data_loading import end_data_loading
 from uni_sign.engine.evaluation import keep_best, score_held_out
 from uni_sign.engine.failures import named_failures
 from uni_sign.engine.launch import check_launch, make_accelerator
@@ -47,6 +48,7 @@ def train(run: Run) -> None:
         save(run)
         raise
     finally:
+        end_data_loading(run.loader)
         run.checkpoints.finish()
 
 

@@ -1,8 +1,6 @@
 """What a run is made of, and how it is put together for this process."""
 
-import gc
 import random
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +19,9 @@ from uni_sign.engine import checkpoint
 from uni_sign.engine.batching import BatchShape, TrainSampler
 from uni_sign.engine.checkpoint import Checkpoints, RunState
 from uni_sign.engine.compiling import compile_in_place
+from uni_sign.engine.data_loading import make_loader
 from uni_sign.engine.optim import Schedule, make_optimizer, make_schedule
 from uni_sign.engine.tracking import Tracker
-from uni_sign.engine.transfer import InOnePiece
 from uni_sign.engine.watchdog import Watchdog
 from uni_sign.errors import InputError, Preempted, SampleError
 from uni_sign.stages.base import Batch, Datasets, Stage
@@ -288,32 +286,6 @@ def report_problems(run: Run, problems: list[str]) -> None:
         run.tracker.say(f"left out: {problem}")
     if len(problems) > _DESCRIBED_PROBLEMS:
         run.tracker.say(f"left out: {len(problems) - _DESCRIBED_PROBLEMS} more clips.")
-
-
-def make_loader(
-    config: TrainConfig, dataset: Any, datasets: Datasets, sampler: Any, persistent: bool
-) -> DataLoader[Any]:
-    """Batches of a split, read by ``--num_workers`` processes."""
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=InOnePiece(datasets.collate),
-        num_workers=config.num_workers,
-        pin_memory=config.pin_mem and torch.cuda.is_available(),
-        persistent_workers=persistent and config.num_workers > 0,
-        worker_init_fn=_settle_in,
-        # Its own generator: starting to iterate must not advance the random state that dropout draws from.
-        generator=torch.Generator().manual_seed(config.seed),
-    )
-
-
-def _settle_in(_: int) -> None:
-    """What a data-loading process does first."""
-    # The collector would write to every object of the run, and so copy the memory that is shared since the fork.
-    gc.freeze()
-    # A signal to the whole process group must not take the batches away that the last step still needs.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _seed(seed: int) -> None:
