@@ -40,8 +40,8 @@ from workload import (
 
 from uni_sign.models.batch_norm import set_batch_norm_mode
 from uni_sign.models.uni_sign import UniSign
+from uni_sign.stages._translation import freeze_all_but_fusion
 from uni_sign.stages.base import to_device
-from uni_sign.stages.fine_tuning import freeze_all_but_fusion
 
 
 def main() -> None:

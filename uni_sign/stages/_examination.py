@@ -11,10 +11,10 @@ from uni_sign.stages._vocabulary import starting_weights
 from uni_sign.stages.base import Finding
 
 # The stage that imports this module: a stage that its helpers imported would be a circle.
-FineTuning = Any
+Translation = Any
 
 
-def examination(stage: FineTuning) -> list[Finding]:
+def examination(stage: Translation) -> list[Finding]:
     """Corpus, labels, poses, descriptions, mT5 and checkpoints: each pass, warn or fail."""
     config = stage.config
     corpus = _finding("corpus", "set --dataset and --task", lambda: _corpus(stage))
@@ -41,12 +41,12 @@ def _finding(subject: str, remedy: str, describe: Callable[[], str]) -> Finding:
         return Finding("fail", subject, str(error), remedy)
 
 
-def _everything(stage: FineTuning) -> str:
+def _everything(stage: Translation) -> str:
     stage.check()
     return "what training itself checks before it starts"
 
 
-def _mt5(stage: FineTuning) -> str:
+def _mt5(stage: Translation) -> str:
     config, folder = stage.mt5_config, stage.mt5_folder
     if not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]) and not stage.config.finetune:
         raise InputError(f"{folder} holds no weights (*.safetensors or *.bin).")
@@ -54,21 +54,21 @@ def _mt5(stage: FineTuning) -> str:
     return f"{folder}: d_model {config.d_model}, {kept}{pieces:,} pieces"
 
 
-def _corpus(stage: FineTuning) -> str:
+def _corpus(stage: Translation) -> str:
     corpus, task = stage.corpus, stage.config.task
     if task not in corpus.tasks:
         raise InputError(f"{corpus.name} has no task {task}.")
     return f"{corpus.name}, {task}, poses in {corpus.pose_dir}"
 
 
-def _checkpoints(stage: FineTuning) -> str:
+def _checkpoints(stage: Translation) -> str:
     found = [c for c in (stage.finetune, stage.fusion_checkpoint) if c is not None]
     if stage.finetune is not None:
         compared(stage.meta_model(), starting_weights(stage))
     return "; ".join(f"{c.source}: {len(c.weights)} tensors" for c in found)
 
 
-def _labels(stage: FineTuning, split: str) -> list[Finding]:
+def _labels(stage: Translation, split: str) -> list[Finding]:
     try:
         found = read_split(stage.corpus, stage.config.task, split)
     except InputError as error:
@@ -80,7 +80,7 @@ def _labels(stage: FineTuning, split: str) -> list[Finding]:
     return findings
 
 
-def _prepared(stage: FineTuning) -> Finding:
+def _prepared(stage: Translation) -> Finding:
     subject = "prepared shards"
     try:
         shards = stage.shards
@@ -94,7 +94,7 @@ def _prepared(stage: FineTuning) -> Finding:
     return Finding("pass" if current else "warn", subject, detail, "the other clips are read from their own files")
 
 
-def _coverage(stage: FineTuning, split: str) -> Finding:
+def _coverage(stage: Translation, split: str) -> Finding:
     subject = f"{split} descriptions"
     try:
         samples = read_split(stage.corpus, stage.config.task, split).samples

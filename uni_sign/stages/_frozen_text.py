@@ -23,13 +23,13 @@ from uni_sign.models.weights import fingerprint
 from uni_sign.stages._vocabulary import frozen_vocabulary
 
 # The stage that imports this module: a stage that its helpers imported would be a circle.
-FineTuning = Any
+Translation = Any
 
 _TOKENS_PER_BATCH = 16384
 _SAMPLED_BLOCKS, _BLOCK = 64, 65536
 
 
-def frozen_text_encoder(stage: FineTuning) -> "FrozenTextEncoder | None":
+def frozen_text_encoder(stage: Translation) -> "FrozenTextEncoder | None":
     """The frozen text encoder, where ``--text_encoder_freeze`` asks for one; raises InputError for another one's run.
 
     It stands beside the model, with a vocabulary of its own: `frozen_vocabulary`.
@@ -50,7 +50,7 @@ def frozen_text_encoder(stage: FineTuning) -> "FrozenTextEncoder | None":
     return encoder
 
 
-def check_pooling(stage: FineTuning) -> None:
+def check_pooling(stage: Translation) -> None:
     """A model trained on other text features than these would be scored on what it never saw: InputError."""
     config = stage.config
     trained = stage.finetune.extras.get("config") if stage.finetune else None
@@ -64,7 +64,7 @@ def check_pooling(stage: FineTuning) -> None:
         )
 
 
-def trained_text_encoder(stage: FineTuning) -> dict[str, Tensor]:
+def trained_text_encoder(stage: Translation) -> dict[str, Tensor]:
     """Text encoder weights of --finetune, where it was trained with them."""
     prefix = "text_encoder."
     weights = stage.finetune.weights if stage.finetune else {}

@@ -14,12 +14,12 @@ from uni_sign.models.vocabulary import sliced, vocabulary_sizes
 from uni_sign.models.weights import Checkpoint
 
 # The stage that imports this module: a stage that its helpers imported would be a circle.
-FineTuning = Any
+Translation = Any
 
 _KEPT, _GENERATED = "kept_pieces", "generated_pieces"  # in checkpoints
 
 
-def kept_pieces(stage: FineTuning) -> Kept | None:
+def kept_pieces(stage: Translation) -> Kept | None:
     """What the model keeps of the full vocabulary: the mT5 folder's part, the checkpoint's, or what the corpus needs.
 
     None where it keeps all. Raises InputError where flags, folder and checkpoint do not go together.
@@ -49,7 +49,7 @@ def kept_pieces(stage: FineTuning) -> Kept | None:
     return kept
 
 
-def _check_folder(stage: FineTuning, kept: Kept) -> None:
+def _check_folder(stage: Translation, kept: Kept) -> None:
     if stage.config.trim_vocab:
         raise InputError(f"--trim_vocab: {stage.mt5_folder} is trimmed already: leave the flag out.")
     sizes = {len(kept.ids), len(stage.folder_tokenizer), stage.folder_config.vocab_size}
@@ -57,7 +57,7 @@ def _check_folder(stage: FineTuning, kept: Kept) -> None:
         raise InputError(f"{stage.mt5_folder} mixes files of different vocabularies: make it anew by `uni-sign trim`.")
 
 
-def generated_pieces(stage: FineTuning) -> Kept | None:
+def generated_pieces(stage: Translation) -> Kept | None:
     """The pieces that --constrain_vocab holds generation to, those that --trim_vocab would keep; None: all.
 
     A checkpoint remembers those of its own corpus, so that `uni-sign infer` needs no corpus.
@@ -71,18 +71,18 @@ def generated_pieces(stage: FineTuning) -> Kept | None:
     return remembered
 
 
-def _same_corpus(stage: FineTuning) -> bool:
+def _same_corpus(stage: Translation) -> bool:
     trained = stage.finetune.extras.get("config")
     own = stage.config.dataset, stage.config.task
     return isinstance(trained, Mapping) and (trained.get("dataset"), trained.get("task")) == own
 
 
-def _held(stage: FineTuning, name: str) -> Kept | None:
+def _held(stage: Translation, name: str) -> Kept | None:
     found = stage.finetune.extras.get(name) if stage.finetune else None
     return None if found is None else kept_from(found, f"--finetune {stage.config.finetune}")
 
 
-def _check_original(stage: FineTuning, kept: Kept) -> None:
+def _check_original(stage: Translation, kept: Kept) -> None:
     """The pieces must be those of the mT5 folder."""
     tokenizer, rows = stage.folder_tokenizer, stage.folder_config.vocab_size
     if (kept.tokenizer, kept.rows) != (tokenizer_digest(tokenizer), rows) or kept.ids[-1] >= len(tokenizer):
@@ -92,13 +92,13 @@ def _check_original(stage: FineTuning, kept: Kept) -> None:
         )
 
 
-def _needed(stage: FineTuning) -> Kept:
+def _needed(stage: Translation) -> Kept:
     tokenizer = stage.folder_tokenizer
     ids = needed_pieces(tokenizer, _texts(stage))
     return Kept(ids, stage.folder_config.vocab_size, tokenizer_digest(tokenizer), stage.trains_text)
 
 
-def _texts(stage: FineTuning) -> Iterator[Sequence[str]]:
+def _texts(stage: Translation) -> Iterator[Sequence[str]]:
     """All that the model reads or writes as text: targets of all splits, prompts, and descriptions it encodes."""
     yield [prompt(stage.corpus.language)]
     for split in stage.splits.values():
@@ -111,7 +111,7 @@ def _texts(stage: FineTuning) -> Iterator[Sequence[str]]:
                 continue  # named when its clip is read
 
 
-def fitted(stage: FineTuning, own: Any, loaded: Any) -> Any:
+def fitted(stage: Translation, own: Any, loaded: Any) -> Any:
     """The mT5 (or its encoder) that the folder gave, cut to the vocabulary of the model's ``own``."""
     if stage.kept is None or own.config.vocab_size == loaded.config.vocab_size:
         return loaded
@@ -119,7 +119,7 @@ def fitted(stage: FineTuning, own: Any, loaded: Any) -> Any:
     return own
 
 
-def starting_weights(stage: FineTuning) -> Checkpoint:
+def starting_weights(stage: Translation) -> Checkpoint:
     """The checkpoint of --finetune, cut to the vocabulary that the model keeps."""
     given, kept = stage.finetune, stage.kept
     if kept is None:
@@ -134,7 +134,7 @@ def starting_weights(stage: FineTuning) -> Checkpoint:
     return Checkpoint(given.source, sliced(given.weights, kept.ids, kept.rows), given.extras)
 
 
-def frozen_vocabulary(stage: FineTuning, trained: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any, Tokenizer]:
+def frozen_vocabulary(stage: Translation, trained: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any, Tokenizer]:
     """Weights, configuration and tokenizer of a frozen text encoder: it keeps the vocabulary that it was trained with.
 
     ``trained``: its weights where --finetune holds some, else empty: then all is the mT5 folder's.
@@ -148,13 +148,13 @@ def frozen_vocabulary(stage: FineTuning, trained: dict[str, Tensor]) -> tuple[di
     return trained, *((stage.mt5_config, stage.tokenizer) if trimmed else whole)
 
 
-def vocabulary_extras(stage: FineTuning) -> dict[str, Any]:
+def vocabulary_extras(stage: Translation) -> dict[str, Any]:
     """What a checkpoint remembers of its vocabulary."""
     parts = {_KEPT: stage.kept, _GENERATED: stage.generated}
     return {name: part.plain() for name, part in parts.items() if part is not None}
 
 
-def vocabulary_notes(stage: FineTuning) -> list[str]:
+def vocabulary_notes(stage: Translation) -> list[str]:
     """What is said at the start: the pieces kept, and how many targets a checkpoint's pieces cut smaller."""
     if stage.generated is not None:
         return [f"Vocabulary: generation is held to {stage.generated}."]
