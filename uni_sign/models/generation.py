@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, MT5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
+from uni_sign.models.few_rows import FewRows
+
 # transformers renames it; the old name stays for a while.
 _CACHE = "cache" if "cache" in inspect.signature(MT5ForConditionalGeneration.forward).parameters else "past_key_values"
 
@@ -36,7 +38,7 @@ def beam_search(
     time the beams change places, and read it once a beam in each step. ``synced``: all ranks make equally many steps,
     as ZeRO-3 needs.
     """
-    with _beams_as_queries(mt5, num_beams):
+    with _beams_as_queries(mt5, num_beams), FewRows():
         found: Tensor = mt5.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden_states),
             attention_mask=attention_mask,
