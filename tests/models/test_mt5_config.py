@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import MT5Config, MT5EncoderModel
 
 from uni_sign.errors import InputError
-from uni_sign.models.mt5 import read_config
+from uni_sign.models.mt5 import adapted, read_config
 
 TINY = json.loads((Path(__file__).parents[1] / "golden" / "02_mt5_tiny_config.json").read_text())
 BASE = {"vocab_size": 250112, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12}
@@ -57,3 +59,20 @@ def test_impossible_values(tmp_path: Path, change: dict[str, Any], says: str) ->
 def test_what_is_no_configuration(tmp_path: Path, content: str) -> None:
     with pytest.raises(InputError, match=r"config\.json is not an mT5 configuration"):
         read_config(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("activation", ["gated-gelu", "gated-silu", "relu"])
+def test_the_activation_in_one_operation_is_the_same(activation: str) -> None:
+    config = MT5Config(**TINY | {"feed_forward_proj": activation})
+    plain = MT5EncoderModel(config).double().eval()
+    ours = MT5EncoderModel(adapted(MT5Config(**TINY | {"feed_forward_proj": activation}))).double().eval()
+    ours.load_state_dict(plain.state_dict())
+    ids = torch.arange(20).view(2, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).last_hidden_state, plain(ids).last_hidden_state, rtol=1e-10, atol=1e-10)
+    kept: list[torch.Size] = []
+    states = torch.randn(3, config.d_model, dtype=torch.float64)
+    layer = ours.encoder.block[0].layer[1].DenseReluDense
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        layer.act(layer.wi_0(states) if hasattr(layer, "wi_0") else layer.wi(states))
+    assert len([shape for shape in kept if shape[-1] == config.d_ff]) <= 2

@@ -44,7 +44,7 @@ def read_config(folder: Path) -> MT5Config:
     if wrong:
         raise InputError(f"{path} is not an mT5 configuration: {wrong[0]} has an impossible value.")
     # Of what a stranger's file says only these values count: others can name code to load.
-    config = untied(MT5Config(**sizes, **rates, feed_forward_proj=activation))
+    config = adapted(MT5Config(**sizes, **rates, feed_forward_proj=activation))
     _check_size(config, path)
     return config
 
@@ -56,9 +56,14 @@ def _check_size(config: MT5Config, path: Path) -> None:
         raise InputError(f"{path} describes a model larger than any mT5: get it anew.")
 
 
-def untied(config: MT5Config) -> MT5Config:
-    """mT5 is published untied, yet transformers 5 forces the tie when it reads a config: undo that."""
+def adapted(config: MT5Config) -> MT5Config:
+    """mT5 is published untied, yet transformers 5 forces the tie when it reads a config: undo that.
+
+    Its GELU, spelled out in eight operations that all keep their results for the backward pass, becomes one.
+    """
     config.tie_word_embeddings = False
+    if config.dense_act_fn == "gelu_new":
+        config.dense_act_fn = "gelu_pytorch_tanh"
     return config
 
 
@@ -76,7 +81,7 @@ def share_embeddings(model: MT5ForConditionalGeneration) -> MT5ForConditionalGen
 
 def new_mt5(config: MT5Config) -> MT5ForConditionalGeneration:
     """A randomly initialised mT5 of this shape, untied."""
-    return share_embeddings(MT5ForConditionalGeneration(untied(config)))
+    return share_embeddings(MT5ForConditionalGeneration(adapted(config)))
 
 
 def load_mt5(folder: Path) -> MT5ForConditionalGeneration:
