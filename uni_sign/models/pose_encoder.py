@@ -1,6 +1,6 @@
 """Spatial-temporal graph convolutions over body, hands and face (ST-GCN, arXiv 1801.07455; arXiv 2501.15187)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,7 @@ from uni_sign.models.frame_layout import FrameLayout
 from uni_sign.models.temporal_conv import TEMPORAL_KERNEL, temporal_conv
 
 Edges = list[tuple[int, int]]
+Refine = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 def _chain(*points: int) -> Edges:
@@ -183,7 +184,9 @@ class PoseEncoder(nn.Module):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
-    def concat_parts(self, parts: Mapping[str, Tensor], lengths: list[int], counted: bool = True) -> Tensor:
+    def concat_parts(
+        self, parts: Mapping[str, Tensor], lengths: list[int], counted: bool = True, refine: Refine | None = None
+    ) -> Tensor:
         """Pooled features of all parts side by side plus ``part_para``: (N, 4 * hidden_dim)."""
         # Parts with one set of weights lie one behind the other in a map, unless their statistics must differ.
         pools = next(module for module in self.modules() if isinstance(module, FrameBatchNorm)).pools_parts
@@ -193,7 +196,8 @@ class PoseEncoder(nn.Module):
             x = torch.cat([parts[part] for part in group]).to(self.part_para.dtype)
             layouts.append(FrameLayout(lengths * len(group), counted, x.device))
             maps.append(self.proj_linear[group[0]](x).permute(2, 1, 0).contiguous())
-        body, *others = self._run_chains(self.gcn_modules, groups, maps, layouts)
+        maps = self._run_chains(self.gcn_modules, groups, maps, layouts)
+        body, *others = maps if refine is None else _refined(refine, groups, maps)
         anchors = [torch.cat([body[:, ANCHORS[part], None] for part in group], dim=-1) for group in groups[1:]]
         maps = [body, *(x + anchor.detach() for x, anchor in zip(others, anchors, strict=True))]
         spaced = [layout.space(x) for layout, x in zip(layouts, maps, strict=True)]
@@ -215,6 +219,18 @@ class PoseEncoder(nn.Module):
             maps = checkpointed(run_layer, blocks, maps, layouts) if recomputes else run_layer(blocks, maps, layouts)
         return maps
 
-    def pose_features(self, parts: Mapping[str, Tensor], lengths: list[int], counted: bool = True) -> Tensor:
-        """One feature a real frame: (N, d_model); clips that are not ``counted`` leave batch statistics alone."""
-        return self.pose_proj(self.concat_parts(parts, lengths, counted))
+    def pose_features(
+        self, parts: Mapping[str, Tensor], lengths: list[int], counted: bool = True, refine: Refine | None = None
+    ) -> Tensor:
+        """One feature a real frame: (N, d_model); clips that are not ``counted`` leave batch statistics alone.
+
+        ``refine`` changes the hands' features (C, V, N), by hand, after their spatial layers.
+        """
+        return self.pose_proj(self.concat_parts(parts, lengths, counted, refine))
+
+
+def _refined(refine: Refine, groups: Sequence[Sequence[str]], maps: Sequence[Tensor]) -> list[Tensor]:
+    pieces = (zip(group, x.chunk(len(group), -1), strict=True) for group, x in zip(groups, maps, strict=True))
+    by_part = {part: piece for group in pieces for part, piece in group}
+    by_part |= refine({hand: by_part[hand] for hand in ("left", "right")})
+    return [torch.cat([by_part[part] for part in group], -1) for group in groups]

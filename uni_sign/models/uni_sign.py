@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import MT5Config
 
 from uni_sign.models.generation import beam_search
 from uni_sign.models.mt5 import decoder_states, new_mt5, recompute_blocks
 from uni_sign.models.pose_encoder import PoseEncoder
+from uni_sign.models.rgb_fusion import add_rgb_fusion, fused_hands
 from uni_sign.models.text_fusion import GatingFusion, LearnableMaskEmbedding, TextEncoder, text_per_frame
 
 
@@ -32,7 +35,8 @@ class UniSign(PoseEncoder):
     frames; ``prefix_ids`` (P,) and ``prefix_position`` (P,), ``frame_position`` (N,): flat places in the (B, S) input;
     ``attention_mask`` (B, S); ``labels`` (B, L), -100 where there is no target, and ``target_position``: flat places of
     the targets in them. With descriptions also ``text_left``, ``text_right``, ``text_weight``, ``text_indicator`` (N,),
-    and either ``text_groups`` (token ids) or ``text_features`` (U, D).
+    and either ``text_groups`` (token ids) or ``text_features`` (U, D). With ``rgb_support`` also the hands' crops:
+    see `fused_hands`.
     """
 
     def __init__(
@@ -42,8 +46,12 @@ class UniSign(PoseEncoder):
         fusion: bool = False,
         text_encoder_config: MT5Config | None = None,
         text_pooling: str = "mean",
+        rgb_support: bool = False,
     ) -> None:
         super().__init__(config.d_model, hidden_dim)
+        self.rgb_support = rgb_support
+        if rgb_support:
+            add_rgb_fusion(self, hidden_dim)
         self.mt5_model = new_mt5(config)
         self.fusion = fusion
         if fusion:
@@ -79,7 +87,8 @@ class UniSign(PoseEncoder):
     def inputs_embeds(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Prefix embeddings followed by the frames, each clip from the left: (B, S, D), and the gate (N, 1)."""
         parts = {part: batch[f"parts.{part}"] for part in self.proj_linear}
-        frames = self.pose_features(parts, batch["lengths"], batch.get("counted", True))
+        refine = partial(self._with_crops, batch) if self.rgb_support else None
+        frames = self.pose_features(parts, batch["lengths"], batch.get("counted", True), refine)
         gate = None
         if self.fusion:
             text = text_per_frame(
@@ -95,6 +104,10 @@ class UniSign(PoseEncoder):
         flat = flat.index_copy(0, batch["prefix_position"], prefix)
         flat = flat.index_copy(0, batch["frame_position"], frames)
         return flat.view(rows, columns, -1), gate
+
+    def _with_crops(self, batch: Mapping[str, Any], hands: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        return fused_hands(self, hands, batch, recompute)
 
     def _text_features(self, batch: Mapping[str, Any]) -> Tensor | None:
         if self.trains_text:

@@ -1,6 +1,6 @@
 """Weights of strangers into our modules: checked key by key, and said aloud."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from uni_sign.errors import InputError
 
 FUSION_MODULES = ("gating_fusion", "mask_embedding")
 _OPTIONAL_MODULES = (*FUSION_MODULES, "text_encoder")
+RGB_MODULES = ("rgb_support_backbone", "rgb_proj", "fusion_pose_rgb_DA", "fusion_pose_rgb_linear", "fusion_gate")
 _WRAPPINGS = ("model", "state_dict", "module")
 
 
@@ -52,11 +53,16 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> str:
 def compared(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Tensor], str]:
     """The weights that `load_checkpoint` loads and what it says, without loading them; the same errors."""
     own = model.state_dict()
-    modules = {name.split(".")[0] for name in own}
+    modules = _modules(own)
+    if _modules(checkpoint.weights) & set(RGB_MODULES) and not modules & set(RGB_MODULES):
+        raise InputError(f"{checkpoint.source} is of a model with hand crops: add --rgb_support.")
     unused = {name for name in checkpoint.weights if _optional(name) and name.split(".")[0] not in modules}
     weights = {name: value for name, value in checkpoint.weights.items() if name not in unused}
-    held = {name.split(".")[0] for name in weights}
-    fresh = {name for name in own if _optional(name) and name.split(".")[0] not in held}
+    held = _modules(weights)
+    new = set(_OPTIONAL_MODULES) - held
+    if not held & set(RGB_MODULES):  # of a pose-only model; part of the branch would be another's, or broken
+        new |= set(RGB_MODULES)
+    fresh = {name for name in own if name.split(".")[0] in new}
     missing = sorted(set(own) - _with_tied(model, set(weights)) - fresh)
     unknown = sorted(set(weights) - set(own))
     if missing or unknown:
@@ -67,10 +73,37 @@ def compared(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Tensor
     _check_shapes(own, weights, checkpoint.source)
     said = f"Loaded {len(weights)} tensors from {checkpoint.source}"
     if fresh:
-        said += f"; not in it, so at their start: {', '.join(sorted({name.split('.')[0] for name in fresh}))}"
+        said += f"; not in it, so at their start: {', '.join(sorted(_modules(fresh)))}"
     if unused:
-        said += f"; in it, but not trained here: {', '.join(sorted({name.split('.')[0] for name in unused}))}"
+        said += f"; in it, but not trained here: {', '.join(sorted(_modules(unused)))}"
     return weights, said + "."
+
+
+def dead_gate(model: nn.Module) -> bool:
+    """Whether the gate of the hand crops lets nothing through, and no gradient back: its last layer is all zero."""
+    gate = [value for name, value in model.state_dict().items() if name.startswith("fusion_gate.2.")]
+    return bool(gate) and not any(value.any() for value in gate)
+
+
+def load_trunk(trunk: nn.Module, content: Mapping[str, Any], source: str) -> str:
+    """Load ImageNet's weights of EfficientNet-B0, by torchvision's names; returns what was loaded, in a sentence.
+
+    Its classifier is not needed. Raises InputError where a tensor is missing, unknown or of another shape.
+    """
+    given = unwrap(content, source).weights
+    weights = {f"0.{name.removeprefix('features.')}": v for name, v in given.items() if name.startswith("features.")}
+    unknown = [name for name in given if not name.startswith(("features.", "classifier."))]
+    own = trunk.state_dict()
+    unknown += [f"features.{name[2:]}" for name in weights if name not in own]
+    missing = [f"features.{name[2:]}" for name in own if name not in weights]
+    if missing or unknown:
+        raise InputError(
+            f"{source} is no EfficientNet-B0: {len(missing)} tensors are missing{_first(sorted(missing))}, "
+            f"{len(unknown)} are unknown{_first(sorted(unknown))}; give torchvision's efficientnet_b0 weights."
+        )
+    _check_shapes(own, weights, source)
+    trunk.load_state_dict(weights)
+    return f"Loaded {len(weights)} tensors of the image trunk from {source}."
 
 
 def load_fusion(model: nn.Module, checkpoint: Checkpoint) -> str:
@@ -109,6 +142,10 @@ def _with_tied(model: nn.Module, names: set[str]) -> set[str]:
 def _all_named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+
+
+def _modules(names: Iterable[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
 
 
 def _optional(name: str) -> bool:

@@ -26,9 +26,18 @@ from uni_sign.errors import InputError
 from uni_sign.metrics.translation import signature
 from uni_sign.models.batch_norm import BatchNormMode, set_batch_norm_mode
 from uni_sign.models.mt5 import load_mt5, load_text_stack, read_config
+from uni_sign.models.rgb_fusion import UNUSED_MODULE
 from uni_sign.models.uni_sign import UniSign
 from uni_sign.models.vocabulary import constrained_generation
-from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
+from uni_sign.models.weights import (
+    FUSION_MODULES,
+    Checkpoint,
+    dead_gate,
+    load_checkpoint,
+    load_fusion,
+    load_trunk,
+    unwrap,
+)
 from uni_sign.stages._examination import examination
 from uni_sign.stages._frame_counts import frames_by_split
 from uni_sign.stages._frozen_text import FrozenTextEncoder, check_pooling, frozen_text_encoder, trained_text_encoder
@@ -79,6 +88,8 @@ class TranslationConfig:
         False, "keep only the pieces of mT5's vocabulary that the corpus needs; `uni-sign export` gives all back"
     )
     constrain_vocab: bool = flag(False, "generate from these pieces alone, and keep all in the model")
+    rgb_support: bool = flag(False, "crop the hands from the videos, and fuse their pixels with the poses")
+    rgb_backbone: str = flag("", "ImageNet weights of EfficientNet-B0 to start from, by torchvision's names")
     fusion_only: bool = flag(False, "train mask embedding and gating fusion alone")
     fusion_checkpoint: str = flag("", "take gating_fusion.* and mask_embedding.* from this checkpoint")
 
@@ -88,6 +99,10 @@ class TranslationConfig:
             return f"--hidden_dim {self.hidden_dim} must be a multiple of 4"
         if self.trim_vocab and self.constrain_vocab:
             return "--constrain_vocab is part of --trim_vocab: leave out one"
+        if self.rgb_backbone and not self.rgb_support:
+            return "--rgb_backbone needs --rgb_support"
+        if self.rgb_support and self.hidden_dim % 8:
+            return f"--hidden_dim {self.hidden_dim} must be a multiple of 8 with --rgb_support: its heads are eight"
         if not self.use_descriptions:
             for name in ("text_encoder_freeze", "fusion_only", "fusion_checkpoint", "text_dropout_p"):
                 if getattr(self, name):
@@ -117,7 +132,7 @@ class Translation:
                 f"{self.folder_config.vocab_size}: they do not belong together."
             )
         check_pooling(self)
-        _ = self.kept, self.generated, self.fusion_checkpoint, self.text_encoder, self.shards
+        _ = self.kept, self.generated, self.fusion_checkpoint, self.text_encoder, self.shards, self.rgb_backbone
         train = self.splits["train"].samples
         if self.config.use_descriptions and not any(sample.description_path for sample in train):
             places = " or ".join(str(folder) for folder in self.corpus.description_dirs)
@@ -191,6 +206,11 @@ class Translation:
     def fusion_checkpoint(self) -> Checkpoint | None:
         """The checkpoint of ``--fusion_checkpoint``."""
         return _checkpoint("fusion_checkpoint", self.config.fusion_checkpoint)
+
+    @cached_property
+    def rgb_backbone(self) -> dict[str, Any] | None:
+        """The tensors of ``--rgb_backbone``."""
+        return load_tensors(Path(self.config.rgb_backbone)) if self.config.rgb_backbone else None
 
     @cached_property
     def splits(self) -> dict[str, Split]:
@@ -316,13 +336,20 @@ class Translation:
             fusion=config.use_descriptions,
             text_encoder_config=self.mt5_config if self.trains_text else None,
             text_pooling=config.text_pooling,
+            rgb_support=config.rgb_support,
         )
+        if self.rgb_backbone is not None:
+            self.notes.append(load_trunk(model.rgb_support_backbone, self.rgb_backbone, config.rgb_backbone))
         if self.finetune is None:
             model.mt5_model = fitted(self, model.mt5_model, load_mt5(self.mt5_folder))
         if self.trains_text and not trained_text_encoder(self):
             model.text_encoder.encoder = fitted(self, model.text_encoder.encoder, load_text_stack(self.mt5_folder))
         if self.finetune is not None:
             self.notes.append(load_checkpoint(model, starting_weights(self)))
+            if dead_gate(model):
+                self.notes.append(
+                    f"{config.finetune}: the gate of the hand crops is all zero: they change nothing, and cannot learn."
+                )
         if self.fusion_checkpoint is not None:
             self.notes.append(load_fusion(model, self.fusion_checkpoint))
         self._freeze(model)
@@ -349,7 +376,13 @@ class Translation:
         """The model without its weights, with what is frozen frozen."""
         config, text_encoder = self.config, self.mt5_config if self.trains_text else None
         with torch.device("meta"):
-            model = UniSign(self.mt5_config, config.hidden_dim, config.use_descriptions, text_encoder)
+            model = UniSign(
+                self.mt5_config,
+                config.hidden_dim,
+                config.use_descriptions,
+                text_encoder,
+                rgb_support=config.rgb_support,
+            )
         self._freeze(model)
         return model
 
@@ -420,9 +453,10 @@ class Translation:
 
 
 def freeze_all_but_fusion(model: UniSign, fusion_only: bool) -> None:
-    """With ``fusion_only``, nothing trains but mask embedding and gating fusion."""
+    """With ``fusion_only``, nothing trains but mask embedding and gating fusion; what nothing uses never does."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not fusion_only or name.split(".")[0] in FUSION_MODULES)
+        module = name.split(".")[0]
+        parameter.requires_grad_(module != UNUSED_MODULE and (not fusion_only or module in FUSION_MODULES))
 
 
 def _checkpoint(flag_name: str, path: str) -> Checkpoint | None:
