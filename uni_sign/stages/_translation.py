@@ -339,7 +339,9 @@ class Translation:
             rgb_support=config.rgb_support,
         )
         if self.rgb_backbone is not None:
-            self.notes.append(load_trunk(model.rgb_support_backbone, self.rgb_backbone, config.rgb_backbone))
+            self.notes.append(
+                load_trunk(model.get_submodule("rgb_support_backbone"), self.rgb_backbone, config.rgb_backbone)
+            )
         if self.finetune is None:
             model.mt5_model = fitted(self, model.mt5_model, load_mt5(self.mt5_folder))
         if self.trains_text and not trained_text_encoder(self):
