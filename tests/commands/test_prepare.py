@@ -237,10 +237,10 @@ def test_training_evaluation_and_doctor_use_the_shards(
     clip = stage.splits["train"].samples[0]
     os.utime(clip.pose_path, ns=(0, 1))
     again = FineTuning(FineTuningConfig(dataset="Demo", data_root=tmp_path), seed=0)
-    files = again.files_dataset(clip.pose_path.parent, None, "", None)
+    files = again.files_dataset(clip.pose_path.parent, None, None, "", None)
     assert (files.rows < 0).sum() == 1
     assert len(files.rows) > 21
-    one = again.files_dataset(clip.pose_path, None, "", None)
+    one = again.files_dataset(clip.pose_path, None, None, "", None)
     assert one.rows.tolist() == [-2]
     capsys.readouterr()
     main(["doctor", *words, "--output_dir", str(tmp_path / "out")])

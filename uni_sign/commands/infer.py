@@ -27,6 +27,7 @@ class InferConfig:
 
     poses: Path = flag(Path("."), "a pose file, or a folder of them")
     descriptions: str = flag("", "folder of <clip>.json description files")
+    videos: str = flag("", "folder of <clip>.mp4 files, for a model with hand crops")
     language: str = flag("", "language to write; default: the corpus's")
     output: str = flag("", "file for the JSON lines; default: standard output")
     batch_size: int = flag(16, "clips per batch", check=at_least(1))
@@ -63,7 +64,8 @@ def _open(path: str) -> TextIO:
 def _rows(stage: Any, config: InferConfig) -> Iterator[dict[str, Any]]:
     descriptions = Path(config.descriptions) if config.descriptions else None
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    dataset = stage.files_dataset(config.poses, descriptions, config.language, accelerator)
+    videos = Path(config.videos) if config.videos else None
+    dataset = stage.files_dataset(config.poses, descriptions, videos, config.language, accelerator)
     model = stage.build_model().to(accelerator.device).eval()
     keys = [Key(0, index) for index in range(len(dataset))]
     batches = [keys[i : i + config.batch_size] for i in range(0, len(keys), config.batch_size)]

@@ -14,6 +14,7 @@ from uni_sign.yaml_files import read_mapping
 
 SPLITS = ("train", "dev", "test")
 TASKS = ("SLT", "CSLR", "ISLR")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 _CORPORA = Path(__file__).resolve().parents[2] / "configs" / "corpora"
 MAX_TARGET = 100_000  # letters of the glosses of one clip
 _HELD_OUT_SHARE = 0.01
@@ -157,12 +158,13 @@ def _check(corpus: Corpus, path: Path) -> None:
                 raise InputError(f"{path}: {key} has no {split!r}; name one file each for {', '.join(needed)}.")
 
 
-def read_split(corpus: Corpus, task: str, split: str) -> Split:
-    """The clips of a split whose label and pose file are there.
+def read_split(corpus: Corpus, task: str, split: str, videos: bool = False) -> Split:
+    """The clips of a split whose label and pose file, and with ``videos`` also their video, are there.
 
     Raises InputError where the label file is missing, broken or holds no usable clip at all.
     """
     labels, path = _read_labels(corpus, task, split)
+    video_names = _video_names(corpus) if videos else set()
     states = _file_states(corpus.pose_dir)
     described = corpus.description_dir(split)
     described_names = {entry.name for entry in os.scandir(described)} if described else set()
@@ -175,7 +177,12 @@ def read_split(corpus: Corpus, task: str, split: str) -> Split:
             continue
         name, pose_file, target, language = made
         description = described / f"{name}.json" if described and f"{name}.json" in described_names else None
-        samples.append(Sample(name, corpus.pose_dir / pose_file, description, target, language, *states[pose_file]))
+        video = _video(entry, Path(pose_file).stem, corpus, video_names) if videos else None
+        if videos and video is None:
+            problems.append(one_line(f"{path}: clip {_quoted(key)}: no video of it in {corpus.video_dir}."))
+            continue
+        pose_path = corpus.pose_dir / pose_file
+        samples.append(Sample(name, pose_path, description, target, language, *states[pose_file], video))
     if not samples:
         first = problems[0] if problems else f"{path} is empty"
         raise InputError(f"No usable clip in split {split!r} of {corpus.name}: {first}")
@@ -212,6 +219,32 @@ def _sample(
         said = repr(language) if isinstance(language, str) else f"of type {type(language).__name__}"
         return f"its language {said} is not a word such as Chinese or English."
     return name, file, target, language
+
+
+def _video_names(corpus: Corpus) -> set[str]:
+    if corpus.video_dir is None:
+        raise InputError(f"--rgb_support: the corpus file of {corpus.name} names no video_dir: add it.")
+    try:
+        return set(os.listdir(corpus.video_dir))
+    except OSError as error:
+        hint = "run `uni-sign demo-data --videos`" if corpus.name == "Demo" else "put the videos there"
+        raise InputError(
+            f"--rgb_support: the video folder {corpus.video_dir} cannot be read ({error.strerror}): {hint}."
+        ) from error
+
+
+def _video(entry: Mapping[str, Any], stem: str, corpus: Corpus, names: set[str]) -> Path | None:
+    """A clip's video: named as its poses are, or by its label, in a folder below the corpus's, too."""
+    assert corpus.video_dir is not None
+    found = next((f"{stem}{suffix}" for suffix in VIDEO_SUFFIXES if f"{stem}{suffix}" in names), None)
+    if found is not None:
+        return corpus.video_dir / found
+    named = next((entry[field] for field in ("video_path", "video") if entry.get(field)), "")
+    # A label must not lead out of the folder.
+    if Path(named).suffix not in VIDEO_SUFFIXES or Path(named).is_absolute() or ".." in Path(named).parts:
+        return None
+    path = corpus.video_dir / named
+    return path if path.is_file() else None
 
 
 def _target(entry: Mapping[str, Any], task: str) -> Any:

@@ -11,7 +11,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip: its files, the text it is to become; size in bytes and time of change of its pose file."""
+    """One clip: its files, the text it is to become; size in bytes and time of change of its pose file.
+
+    ``video_path``: where the hands' crops come from, in a run that uses them.
+    """
 
     name: str
     pose_path: Path
@@ -20,6 +23,7 @@ class Sample:
     language: str
     size: int
     mtime_ns: int = 0
+    video_path: Path | None = None
 
 
 Fingerprint = tuple[bytes, int, int]  # a pose file's name, size and time of change
@@ -65,6 +69,7 @@ class Samples(Sequence[Sample]):
                 [str(sample.description_path or "") for sample in listed],
                 [sample.target for sample in listed],
                 [sample.language for sample in listed],
+                [str(sample.video_path or "") for sample in listed],
             )
         ]
         self._numbers = np.array([(sample.size, sample.mtime_ns) for sample in listed], np.int64).reshape(-1, 2)
@@ -79,12 +84,12 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        name, pose, description, target, language = (
+        name, pose, description, target, language, video = (
             column[index].decode("utf-8", "surrogatepass") for column in self._texts
         )
         size, mtime_ns = self._numbers[index].tolist()
-        told = Path(description) if description else None
-        return Sample(name, Path(pose), told, target, language, size, mtime_ns)
+        told, seen = (Path(path) if path else None for path in (description, video))
+        return Sample(name, Path(pose), told, target, language, size, mtime_ns, seen)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Samples) and list(self) == list(other)

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uni_sign.data.crops import HandCrops, clip_crops, from_video, no_crops
 from uni_sign.data.descriptions import align, read_descriptions
+from uni_sign.data.hands import HANDS, hand_planes
 from uni_sign.data.samples import Ids, Sample, Samples
 from uni_sign.data.shards import ABSENT, UNREADABLE, Shards
 from uni_sign.data.text_cache import TextFeatures
 from uni_sign.data.tokenizer import Tokenizer
-from uni_sign.data.wholebody import PARTS, choose_frames, normalized_parts, read_pose, split_parts
+from uni_sign.data.wholebody import PARTS, choose_frames, normalized_parts, read_pose, used_planes
 from uni_sign.errors import SampleError
 
 Fill = Literal["nearest", "interpolate", "none"]
@@ -66,11 +68,12 @@ class Clip:
     labels: list[int]
     prefix: list[int]
     described: FrameTexts | None
+    crops: dict[str, HandCrops] | None = None
 
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """How clips are read: ``descriptions`` off leaves out all text work."""
+    """How clips are read: ``descriptions`` off leaves out all text work, ``rgb_support`` off all videos."""
 
     max_length: int
     max_target_length: int
@@ -79,6 +82,7 @@ class ClipSettings:
     descriptions: bool = False
     description_fill: Fill = "nearest"
     text_dropout_p: float = 0.0
+    rgb_support: bool = False
 
 
 def prompt(language: str) -> str:
@@ -131,9 +135,9 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
         sample, settings = self.samples[key.index], self.settings
         row = int(self.rows[key.index])
         if self._shards is not None and row >= 0:
-            parts, frames = self._prepared(self._shards, row, key)
+            parts, frames, hands = self._prepared(self._shards, row, key)
         else:
-            parts, frames = self._from_file(sample.pose_path, key)
+            parts, frames, hands = self._from_file(sample.pose_path, key)
         return Clip(
             key=key,
             sample=sample,
@@ -141,24 +145,36 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
             labels=_cut(self.labels[key.index], settings.max_target_length),
             prefix=self.prefixes[sample.language],
             described=self._describe(sample, frames, key) if settings.descriptions else None,
+            crops=self._crops(sample, frames, hands, key) if settings.rgb_support else None,
         )
 
-    def _prepared(self, shards: Shards, row: int, key: Key) -> tuple[Parts, np.ndarray]:
-        """Parts of the chosen frames, and the frames' numbers in the video, from the shards."""
+    def _prepared(self, shards: Shards, row: int, key: Key) -> tuple[Parts, np.ndarray, Parts]:
+        """Parts of the chosen frames, the frames' numbers in the video, and the hands' planes, from the shards."""
         count, start = int(shards.frames[row]), int(shards.starts[row])
         chosen = self._chosen(count, key)
-        if len(chosen) == count:
-            return shards.parts(row), chosen + start
-        return _as_float32(normalized_parts(shards.points(row, chosen))), chosen + start
+        if len(chosen) == count and not self.settings.rgb_support:
+            return shards.parts(row), chosen + start, {}
+        planes = shards.points(row, chosen)
+        hands = hand_planes(planes) if self.settings.rgb_support else {}
+        parts = shards.parts(row) if len(chosen) == count else _as_float32(normalized_parts(planes))
+        return parts, chosen + start, hands
 
-    def _from_file(self, path: Path, key: Key) -> tuple[Parts, np.ndarray]:
+    def _from_file(self, path: Path, key: Key) -> tuple[Parts, np.ndarray, Parts]:
         """The same from the clip's own file."""
         pose = read_pose(path)
         chosen = self._chosen(len(pose.keypoints), key)
         keypoints, scores = pose.keypoints, pose.scores
         if len(chosen) < len(keypoints):
             keypoints, scores = keypoints[chosen], scores[chosen]
-        return _as_float32(split_parts(keypoints, scores)), chosen + pose.start
+        planes = used_planes(keypoints, scores)
+        hands = hand_planes(planes) if self.settings.rgb_support else {}
+        return _as_float32(normalized_parts(planes)), chosen + pose.start, hands
+
+    def _crops(self, sample: Sample, frames: np.ndarray, hands: Parts, key: Key) -> dict[str, HandCrops]:
+        settings = self.settings
+        draw = np.random.default_rng([settings.seed, key.epoch, key.index, 1]) if settings.training else None
+        assert sample.video_path is not None
+        return clip_crops(hands, frames, from_video(sample.video_path), draw)
 
     def _chosen(self, count: int, key: Key) -> np.ndarray:
         settings, draw = self.settings, None
@@ -201,8 +217,10 @@ class Collate:
     carries token ids in `TEXT_GROUPS` or more length-sorted groups, each padded to its own longest.
     """
 
-    def __init__(self, tokenizer: Tokenizer, descriptions: bool, features: TextFeatures | None) -> None:
-        self.descriptions, self.features = descriptions, features
+    def __init__(
+        self, tokenizer: Tokenizer, descriptions: bool, features: TextFeatures | None, rgb_support: bool = False
+    ) -> None:
+        self.descriptions, self.features, self.rgb_support = descriptions, features, rgb_support
         self._tokenizer = tokenizer
         self._known_ids: dict[str, list[int]] = {}
 
@@ -224,6 +242,8 @@ class Collate:
         }
         if self.descriptions:
             batch.update(self._texts(clips))
+        if self.rgb_support:
+            batch.update(_packed_crops(clips, np.cumsum(lengths) - lengths))
         return batch
 
     def _texts(self, clips: Sequence[Clip]) -> dict[str, Any]:
@@ -307,6 +327,18 @@ def _places(prefix_lengths: Sequence[int], frame_lengths: np.ndarray) -> dict[st
         "frame_position": torch.from_numpy(_runs(starts + prefix, frame_lengths)),
         "attention_mask": torch.from_numpy((np.arange(width) < total[:, None]).astype(np.int64)),
     }
+
+
+def _packed_crops(clips: Sequence[Clip], starts: np.ndarray) -> dict[str, Tensor]:
+    """Of each hand the crops of all clips, and the packed frames that they are of (see `fused_hands`)."""
+    batch: dict[str, Tensor] = {}
+    for hand in HANDS:
+        crops = [clip.crops[hand] if clip.crops else no_crops() for clip in clips]
+        places = [of_clip.places + start for of_clip, start in zip(crops, starts.tolist(), strict=True)]
+        batch[f"crops.{hand}"] = torch.from_numpy(np.concatenate([of_clip.images for of_clip in crops]))
+        batch[f"crop_points.{hand}"] = torch.from_numpy(np.concatenate([of_clip.points for of_clip in crops]))
+        batch[f"crop_place.{hand}"] = torch.from_numpy(np.concatenate(places))
+    return batch
 
 
 def _runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""EfficientNet-B0's trunk (arXiv 1905.11946), by the names of torchvision's ``features``."""
+"""EfficientNet-B0's trunk (arXiv 1905.11946), by the names of torchvision's ``features``; no block is left out."""
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,6 @@ _STAGES = (
     (6, 5, 2, 112, 192, 4),
     (6, 3, 1, 192, 320, 1),
 )
-# The last of sixteen blocks is left out in a fifth of the images that are trained on, the others less.
-_LEFT_OUT = 0.2 / 16
 
 
 class ConvNorm(nn.Sequential):
@@ -61,7 +59,7 @@ class SqueezeExcitation(nn.Module):
 class MBConv(nn.Module):
     """Expansion, depthwise convolution, squeeze and excitation, projection; past all of it where sizes allow."""
 
-    def __init__(self, expansion: int, kernel: int, stride: int, channels: int, to: int, left_out: float) -> None:
+    def __init__(self, expansion: int, kernel: int, stride: int, channels: int, to: int) -> None:
         super().__init__()
         wide = channels * expansion
         layers: list[nn.Module] = [ConvNorm(channels, wide, 1)] if expansion > 1 else []
@@ -72,18 +70,12 @@ class MBConv(nn.Module):
         ]
         self.block = nn.ModuleList(layers)
         self.passes = stride == 1 and channels == to
-        self.left_out = left_out
 
     def forward(self, images: Tensor, counted: bool) -> Tensor:
         x = images
         for layer in self.block:
             x = layer(x, counted) if isinstance(layer, ConvNorm) else layer(x)
-        if not self.passes:
-            return x
-        if self.training and self.left_out:
-            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.left_out
-            x = x * (kept / (1 - self.left_out)).to(x.dtype)
-        return x + images
+        return x + images if self.passes else x
 
 
 class EfficientNet(nn.Module):
@@ -92,14 +84,10 @@ class EfficientNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         stages: list[nn.Module] = [ConvNorm(3, 32, 3, 2)]
-        number = 0
         for expansion, kernel, stride, channels, to, blocks in _STAGES:
-            stage = []
-            for block in range(blocks):
-                first = (stride, channels) if block == 0 else (1, to)
-                stage.append(MBConv(expansion, kernel, *first, to, _LEFT_OUT * number))
-                number += 1
-            stages.append(nn.ModuleList(stage))
+            first = MBConv(expansion, kernel, stride, channels, to)
+            others = [MBConv(expansion, kernel, 1, to, to) for _ in range(blocks - 1)]
+            stages.append(nn.ModuleList([first, *others]))
         stages.append(ConvNorm(320, CHANNELS, 1))
         # In published checkpoints the trunk is the first of a sequence of one.
         self.add_module("0", nn.ModuleList(stages))

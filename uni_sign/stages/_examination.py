@@ -70,7 +70,7 @@ def _checkpoints(stage: Translation) -> str:
 
 def _labels(stage: Translation, split: str) -> list[Finding]:
     try:
-        found = read_split(stage.corpus, stage.config.task, split)
+        found = read_split(stage.corpus, stage.config.task, split, stage.config.rgb_support)
     except InputError as error:
         return [Finding("fail", f"{split} labels", str(error), "mend or move the named file")]
     findings = [Finding("pass", f"{split} labels", f"{len(found.samples)} usable clips")]

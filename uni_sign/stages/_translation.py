@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from transformers import MT5Config
 
 from uni_sign.config import at_least, between, flag
-from uni_sign.data.corpora import SPLITS, Corpus, Split, default_corpus, load_corpus, read_split, shard_dir_beside
+from uni_sign.data.corpora import (
+    SPLITS,
+    VIDEO_SUFFIXES,
+    Corpus,
+    Split,
+    default_corpus,
+    load_corpus,
+    read_split,
+    shard_dir_beside,
+)
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.samples import Sample
 from uni_sign.data.shards import Shards, open_shards, told_shares
@@ -215,7 +224,7 @@ class Translation:
     @cached_property
     def splits(self) -> dict[str, Split]:
         """Usable clips of train, dev and test."""
-        return {split: read_split(self.corpus, self.config.task, split) for split in SPLITS}
+        return {split: read_split(self.corpus, self.config.task, split, self.config.rgb_support) for split in SPLITS}
 
     @cached_property
     def shards(self) -> Shards | None:
@@ -290,14 +299,13 @@ class Translation:
     def collate(self) -> Collate:
         """The batcher, with the frozen encoder's features where there is one."""
         features = self.text_encoder.features if self.text_encoder else None
-        return Collate(self.tokenizer, self.config.use_descriptions, features)
+        return Collate(self.tokenizer, self.config.use_descriptions, features, self.config.rgb_support)
 
-    def files_dataset(self, poses: Path, descriptions: Path | None, language: str, accelerator: Any) -> SignDataset:
+    def files_dataset(
+        self, poses: Path, descriptions: Path | None, videos: Path | None, language: str, accelerator: Any
+    ) -> SignDataset:
         """Pose files (one, or all of a folder) as a held-out split without references, for `uni-sign infer`."""
-        if descriptions is not None and not self.config.use_descriptions:
-            raise InputError("--descriptions: this model was trained without --use_descriptions, so leave it out.")
-        if descriptions is not None and not descriptions.is_dir():
-            raise InputError(f"--descriptions {descriptions} is no folder: give the one that holds <clip>.json files.")
+        self._check_folders(descriptions, videos)
         files = [poses] if poses.is_file() else sorted(p for p in poses.glob("*") if p.suffix in (".pkl", ".npz"))
         if not files:
             raise InputError(f"No pose file (.pkl or .npz) at {poses}.")
@@ -306,13 +314,25 @@ class Translation:
             text = descriptions / f"{file.stem}.json" if descriptions else None
             found = text if text is not None and text.is_file() else None
             state, spoken = file.stat(), language or self.corpus.language
-            samples.append(Sample(file.stem, file, found, "", spoken, state.st_size, state.st_mtime_ns))
+            seen = _video_of(file, videos) if videos else None
+            samples.append(Sample(file.stem, file, found, "", spoken, state.st_size, state.st_mtime_ns, seen))
         if self.text_encoder is not None:
             self.text_encoder.fill_cache([s.description_path for s in samples if s.description_path], accelerator)
         folder = poses.parent if poses.is_file() else poses
         known = folder.resolve() == self.corpus.pose_dir.resolve()
         shards = self.shards if known else open_shards(shard_dir_beside(folder))
         return self._dataset(samples, False, shards)
+
+    def _check_folders(self, descriptions: Path | None, videos: Path | None) -> None:
+        if descriptions is not None and not self.config.use_descriptions:
+            raise InputError("--descriptions: this model was trained without --use_descriptions, so leave it out.")
+        if descriptions is not None and not descriptions.is_dir():
+            raise InputError(f"--descriptions {descriptions} is no folder: give the one that holds <clip>.json files.")
+        if videos is not None and not self.config.rgb_support:
+            raise InputError("--videos: this model was trained without --rgb_support, so leave it out.")
+        if self.config.rgb_support and (videos is None or not videos.is_dir()):
+            given = f" {videos} is no folder" if videos else ": this model was trained with --rgb_support"
+            raise InputError(f"--videos{given}: give the one that holds <clip>.mp4 files.")
 
     def _dataset(self, samples: Sequence[Sample], training: bool, shards: Shards | None) -> SignDataset:
         config, corpus = self.config, self.corpus
@@ -324,6 +344,7 @@ class Translation:
             descriptions=config.use_descriptions,
             description_fill=config.description_fill,
             text_dropout_p=config.text_dropout_p,
+            rgb_support=config.rgb_support,
         )
         return SignDataset(samples, self.tokenizer, settings, shards)
 
@@ -365,7 +386,7 @@ class Translation:
         """The longest training clips; features of a frozen text encoder are zeros, for they may not be there yet."""
         samples = sorted(self.splits["train"].samples, key=lambda sample: sample.size)[-items:]
         dataset = self._dataset(samples, True, self.shards)
-        collate = Collate(self.tokenizer, self.config.use_descriptions, features=None)
+        collate = Collate(self.tokenizer, self.config.use_descriptions, None, self.config.rgb_support)
         clips = [dataset[Key(0, index)] for index in reversed(range(len(samples)))]
         ends = np.cumsum([len(clip.parts["body"]) if isinstance(clip, Clip) else 0 for clip in clips])
         batch = collate(clips[: max(1, int((ends <= frames).sum()))] if frames else clips)
@@ -459,6 +480,12 @@ def freeze_all_but_fusion(model: UniSign, fusion_only: bool) -> None:
     for name, parameter in model.named_parameters():
         module = name.split(".")[0]
         parameter.requires_grad_(module != UNUSED_MODULE and (not fusion_only or module in FUSION_MODULES))
+
+
+def _video_of(pose_file: Path, videos: Path) -> Path:
+    names = [videos / f"{pose_file.stem}{suffix}" for suffix in VIDEO_SUFFIXES]
+    # A missing one is told of with the clip, as everything that is wrong with a video is.
+    return next((path for path in names if path.is_file()), names[0])
 
 
 def _checkpoint(flag_name: str, path: str) -> Checkpoint | None:

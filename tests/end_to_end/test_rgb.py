@@ -1,0 +1,66 @@
+"""Hand crops from the Demo's own videos: any number of processes, a stop in the middle, evaluation, inference."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from commands import ROOT, Run, launcher, logged, losses, shell
+
+# In evaluation mode in all but name: with its own statistics a batch hangs on how it is split.
+FLAGS = ("--rgb_support", "--use_descriptions", "--epochs", "1", "--batch_norm", "frozen")
+
+
+@pytest.fixture(scope="module")
+def videos(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Demo with its videos, but for one that is missing, and one that is cut short."""
+    from uni_sign.data.demo.video import write_video
+    from uni_sign.data.wholebody import read_pose
+
+    root = tmp_path_factory.mktemp("rgb") / "root"
+    shutil.copytree(corpus, root)
+    folder = root / "dataset" / "Demo" / "rgb_format"
+    folder.mkdir()
+    for path in sorted((root / "dataset" / "Demo" / "pose_format").glob("*[0-9].pkl")):
+        if path.name.startswith(("train", "dev", "test")):
+            pose = read_pose(path)
+            assert pose.start == 0
+            write_video(folder / f"{path.stem}.mp4", pose.keypoints)
+    (folder / "train-00003.mp4").unlink()
+    broken = folder / "train-00005.mp4"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    return root
+
+
+def test_one_and_two_processes_and_a_stop_between(run: Run, videos: Path, tmp_path: Path) -> None:
+    root = ("--data_root", str(videos))
+    whole, halves, two = (tmp_path / name for name in ("whole", "halves", "two"))
+    save = ("--save_steps", "1")
+    done = run(launcher("python"), *FLAGS, *root, "--zero_stage", "0", "--batch_size", "4", *save, output_dir=whole)
+    assert "train-00003: no video of it" in done.stdout + done.stderr
+    assert "train-00005.mp4 is no video that can be read" in done.stdout + done.stderr
+    run(launcher("deepspeed", 2), *FLAGS, *root, "--zero_stage", "2", "--batch_size", "2", output_dir=two)
+    assert len(losses(whole)) == 3
+    assert losses(two) == pytest.approx(losses(whole), abs=1e-4)
+    assert logged(two, "train/grad_norm") == pytest.approx(logged(whole, "train/grad_norm"), rel=1e-2)
+    shutil.copytree(whole, halves, symlinks=True)
+    resumed = ("--resume", str(halves / "checkpoints" / "step_00000002"))
+    run(
+        *(launcher("python"), *FLAGS, *root, "--zero_stage", "0", "--batch_size", "4", *save, *resumed),
+        output_dir=halves,
+    )
+    assert losses(halves)[-1] == losses(whole)[-1]
+    command = [sys.executable, "-m", "uni_sign"]
+    checkpoint = ("--checkpoint", str(whole / "best_checkpoint.pth"))
+    shell([*command, "evaluate", *checkpoint, "--output_dir", str(tmp_path / "scores")], cwd=ROOT)
+    of_run, again = ((folder / "predictions_test.jsonl").read_text() for folder in (whole, tmp_path / "scores"))
+    assert of_run == again
+    poses, texts = videos / "dataset/Demo/pose_format/test-00000.pkl", videos / "description/Demo/split_data/test"
+    files = ("--poses", str(poses), "--descriptions", str(texts))
+    seen = ("--videos", str(videos / "dataset" / "Demo" / "rgb_format"))
+    told = shell([*command, "infer", *checkpoint, *files, *seen], cwd=ROOT)
+    first = json.loads(again.splitlines()[0])
+    assert json.loads(told.stdout) == {"name": "test-00000", "prediction": first["prediction"]}
+    blind = shell([*command, "infer", *checkpoint, *files], cwd=ROOT, status=2)
+    assert "--videos: this model was trained with --rgb_support" in blind.stderr
