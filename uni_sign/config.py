@@ -67,6 +67,12 @@ class TrainConfig:
         check=at_least(0),
     )
     gradient_accumulation_steps: int = flag(1, "micro-batches per optimizer step", check=at_least(1))
+    global_batch_size: int = flag(
+        0,
+        "clips per optimizer step of all processes together, which --gradient_accumulation_steps then follows from; "
+        "0: as that flag says",
+        check=at_least(0),
+    )
     gradient_clipping: float = flag(1.0, "largest gradient norm; 0: no clipping", check=at_least(0))
     opt: Literal["adamw", "adamw8bit", "adafactor", "sgd"] = flag(
         "adamw",
@@ -133,6 +139,10 @@ class TrainConfig:
             )
         if self.opt == "adamw8bit" and self.offload:
             return "--opt adamw8bit keeps its state on the GPU: leave out --offload, or use --opt adamw"
+        if self.global_batch_size and self.gradient_accumulation_steps > 1:
+            return "--global_batch_size and --gradient_accumulation_steps say the same: give one of them"
+        if self.global_batch_size and self.frames_per_batch:
+            return "--global_batch_size counts clips, --frames_per_batch frames: give one of them"
         if self.eval and self.resume:
             return "--eval scores the weights of --finetune: leave out --resume"
         if self.min_lr > self.lr:

@@ -68,6 +68,27 @@ def corpus(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def videos(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Demo with its videos, but for one that is missing, and one that is cut short."""
+    from uni_sign.data.demo.video import write_video
+    from uni_sign.data.wholebody import read_pose
+
+    root = tmp_path_factory.mktemp("rgb") / "root"
+    shutil.copytree(corpus, root)
+    folder = root / "dataset" / "Demo" / "rgb_format"
+    folder.mkdir()
+    for path in sorted((root / "dataset" / "Demo" / "pose_format").glob("*[0-9].pkl")):
+        if path.name.startswith(("train", "dev", "test")):
+            pose = read_pose(path)
+            assert pose.start == 0
+            write_video(folder / f"{path.stem}.mp4", pose.keypoints)
+    (folder / "train-00003.mp4").unlink()
+    broken = folder / "train-00005.mp4"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    return root
+
+
+@pytest.fixture(scope="session")
 def run(corpus: Path) -> Run:
     """Run a launcher on fine_tuning.py in the corpus folder; extra environment by keyword."""
 

@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from commands import corpus, run
+from commands import corpus, run, videos
 
-__all__ = ["corpus", "run"]
+__all__ = ["corpus", "run", "videos"]

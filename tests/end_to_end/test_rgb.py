@@ -12,27 +12,6 @@ from commands import ROOT, Run, launcher, logged, losses, shell
 FLAGS = ("--rgb_support", "--use_descriptions", "--epochs", "1", "--batch_norm", "frozen")
 
 
-@pytest.fixture(scope="module")
-def videos(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Demo with its videos, but for one that is missing, and one that is cut short."""
-    from uni_sign.data.demo.video import write_video
-    from uni_sign.data.wholebody import read_pose
-
-    root = tmp_path_factory.mktemp("rgb") / "root"
-    shutil.copytree(corpus, root)
-    folder = root / "dataset" / "Demo" / "rgb_format"
-    folder.mkdir()
-    for path in sorted((root / "dataset" / "Demo" / "pose_format").glob("*[0-9].pkl")):
-        if path.name.startswith(("train", "dev", "test")):
-            pose = read_pose(path)
-            assert pose.start == 0
-            write_video(folder / f"{path.stem}.mp4", pose.keypoints)
-    (folder / "train-00003.mp4").unlink()
-    broken = folder / "train-00005.mp4"
-    broken.write_bytes(broken.read_bytes()[:2000])
-    return root
-
-
 def test_one_and_two_processes_and_a_stop_between(run: Run, videos: Path, tmp_path: Path) -> None:
     root = ("--data_root", str(videos))
     whole, halves, two = (tmp_path / name for name in ("whole", "halves", "two"))

@@ -101,3 +101,16 @@ def test_8_bit_adamw_needs_a_gpu_and_its_library(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs bitsandbytes: pip install '.\[cuda\]'"):
         launch.check_launch(config)
+
+
+@pytest.mark.parametrize(("wanted", "processes", "steps"), [(0, 4, 1), (8, 1, 4), (8, 4, 1), (48, 3, 8)])
+def test_the_global_batch_gives_the_accumulation(wanted: int, processes: int, steps: int) -> None:
+    config = launch.with_accumulation(TrainConfig(batch_size=2, global_batch_size=wanted), processes)
+    assert config.gradient_accumulation_steps == steps
+    assert launch.with_accumulation(config, processes) == config
+
+
+@pytest.mark.parametrize(("wanted", "processes"), [(7, 1), (1, 1), (12, 4), (4, 3)])
+def test_a_global_batch_that_cannot_be_is_refused(wanted: int, processes: int) -> None:
+    with pytest.raises(InputError, match=rf"--global_batch_size {wanted} is no multiple of {2 * processes} = "):
+        launch.with_accumulation(TrainConfig(batch_size=2, global_batch_size=wanted), processes)

@@ -13,7 +13,7 @@ import torch
 
 from uni_sign.config import TrainConfig, as_plain, at_least, flag, parse_flags
 from uni_sign.engine.failures import memory_advice
-from uni_sign.engine.launch import check_launch, process_count
+from uni_sign.engine.launch import check_launch, process_count, with_accumulation
 from uni_sign.engine.memory import Forecast, forecast
 from uni_sign.errors import InputError
 from uni_sign.stages.base import Finding, load_stage
@@ -112,6 +112,10 @@ def _output(config: TrainConfig) -> Finding:
 
 
 def _batch_and_memory(stage: Any, config: TrainConfig, processes: int) -> list[Finding]:
+    try:
+        config = with_accumulation(config, processes)
+    except InputError as error:
+        return [Finding("fail", "effective batch", str(error), "change the flag")]
     batch = Finding("pass", "effective batch", _effective_batch(config, processes))
     try:
         expected = forecast(stage, config, processes)

@@ -94,13 +94,13 @@ def load_corpus(name_or_path: str, data_root: Path) -> Corpus:
     return _corpus_from(read_mapping(path), path, data_root)
 
 
-def default_corpus(data_root: Path) -> tuple[Corpus, str]:
-    """CSL_Daily where its files are, else Demo; and the sentence that says so."""
-    corpus = load_corpus("CSL_Daily", data_root)
+def default_corpus(data_root: Path, name: str = "CSL_Daily") -> tuple[Corpus, str]:
+    """This corpus where its files are, else Demo; and the sentence that says so."""
+    corpus = load_corpus(name, data_root)
     if corpus.labels["train"].is_file():
-        return corpus, f"No --dataset given: using CSL_Daily, found at {corpus.labels['train']}."
+        return corpus, f"No --dataset given: using {name}, found at {corpus.labels['train']}."
     return load_corpus("Demo", data_root), (
-        f"No --dataset given and no CSL_Daily at {corpus.labels['train']}: using the embedded Demo corpus."
+        f"No --dataset given and no {name} at {corpus.labels['train']}: using the embedded Demo corpus."
     )
 
 

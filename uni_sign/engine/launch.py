@@ -1,5 +1,6 @@
 """One Accelerator for `deepspeed`, `accelerate launch`, `torchrun` and plain `python`, with the same flags."""
 
+import dataclasses
 import importlib.util
 import ipaddress
 import json
@@ -29,6 +30,20 @@ _PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
 def process_count() -> int:
     """How many processes the launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def with_accumulation(config: TrainConfig, processes: int) -> TrainConfig:
+    """``config`` with the accumulation that makes --global_batch_size of the micro-batches of all processes."""
+    if not config.global_batch_size:
+        return config
+    at_once = config.batch_size * processes
+    steps, rest = divmod(config.global_batch_size, at_once)
+    if rest or not steps:
+        raise InputError(
+            f"--global_batch_size {config.global_batch_size} is no multiple of {at_once} = --batch_size "
+            f"{config.batch_size} x {processes} processes: change one of them."
+        )
+    return dataclasses.replace(config, gradient_accumulation_steps=steps, global_batch_size=0)
 
 
 def check_launch(config: TrainConfig) -> None:

@@ -11,7 +11,7 @@ from uni_sign.config import TrainConfig
 from uni_sign.engine.data_loading import end_data_loading
 from uni_sign.engine.evaluation import keep_best, score_held_out
 from uni_sign.engine.failures import named_failures
-from uni_sign.engine.launch import check_launch, make_accelerator
+from uni_sign.engine.launch import check_launch, make_accelerator, process_count, with_accumulation
 from uni_sign.engine.meter import Meter
 from uni_sign.engine.run import Run, check_output_dir, prepare
 from uni_sign.engine.step import optimizer_step
@@ -23,6 +23,7 @@ from uni_sign.stages.base import Batch, Stage
 
 def run_stage(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> dict[str, float]:
     """Train (or only score, with ``--eval``), then score every held-out split with the best weights."""
+    config = with_accumulation(config, process_count())
     check_launch(config)
     check_output_dir(stage, config)
     last = config.output_dir / "checkpoints" / "last"

@@ -68,7 +68,7 @@ _GATE_BINS = np.linspace(0, 1, 21)
 class TranslationConfig:
     """The flags of Uni-Sign."""
 
-    dataset: str = flag("", "corpus by name or YAML file; default: CSL_Daily where its files are, else Demo")
+    dataset: str = flag("", "corpus by name or YAML file; default: the stage's own where its files are, else Demo")
     task: Literal["SLT", "CSLR", "ISLR"] = flag("SLT", "what to write: the sentence, the glosses or the word")
     data_root: Path = flag(Path("."), "folder that holds data/, dataset/, description/ and pretrained_weight/")
     mt5: str = flag("", "mT5 folder; default: pretrained_weight/mt5-base, for Demo pretrained_weight/mt5-demo")
@@ -125,6 +125,7 @@ class Translation:
     Config: ClassVar[type]
     name: ClassVar[str]
     checkpoint_name: ClassVar[str] = "best_checkpoint.pth"
+    default_corpus: ClassVar[str] = "CSL_Daily"
 
     def __init__(self, config: TranslationConfig, seed: int) -> None:
         self.config, self.seed, self.notes = config, seed, list[str]()
@@ -155,7 +156,7 @@ class Translation:
         """The corpus of ``--dataset``, or the default one, said aloud."""
         if self.config.dataset:
             return load_corpus(self.config.dataset, self.config.data_root)
-        corpus, said = default_corpus(self.config.data_root)
+        corpus, said = default_corpus(self.config.data_root, self.default_corpus)
         self.notes.append(said)
         return corpus
 
