@@ -12,10 +12,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from uni_sign.data.pose_format import read_pose_format
 from uni_sign.data.safe_pickle import MAX_BYTES, check_file, load_pickle
 from uni_sign.errors import InputError, SampleError
 
 POINTS = 133
+POSE_SUFFIXES = (".npz", ".pkl", ".pose")  # the first that is there is a clip's file
 THRESHOLD = 0.3  # points with a score up to here count as unseen
 LIMIT = 1e6  # coordinates are shares of the image: anything near this is garbage, and squares overflow float32
 MAX_FRAMES = 200_000  # two hours of video: files can name one frame many times, and fill the memory so
@@ -52,17 +54,31 @@ class Pose:
 
 
 def read_pose(path: str | Path) -> Pose:
-    """Reads a clip from a pickle or an `.npz`: a dict of `keypoints` and `scores`, each with an entry a frame.
+    """Reads a clip from a pickle, an `.npz` or a `.pose` file: `read_content`, then `pose_of`."""
+    return pose_of(read_content(path), path)
+
+
+def read_content(path: str | Path) -> Any:
+    """What a pose file holds: by its ending an `.npz`, a `.pose` file of pose-format, or a pickle.
+
+    Raises SampleError, naming the file, where it cannot be read; what is in it is not judged yet.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npz":
+            return _read_npz(path)
+        return read_pose_format(path) if path.suffix == ".pose" else load_pickle(path, stack=True)
+    except InputError as error:
+        raise SampleError(str(error)) from None
+
+
+def pose_of(content: Any, path: str | Path) -> Pose:
+    """The signer of a pose file's content: a dict of `keypoints` and `scores`, each with an entry a frame.
 
     Keypoints of a frame are (persons, 133, 2) or (133, 2), or empty where nobody was found. `start` and `end`, if
     there, name the clip's frames: a file of the whole video is cut to them, one of `end - start` frames is kept.
     Raises SampleError, naming the file, for anything that would train the model on garbage.
     """
-    path = Path(path)
-    try:
-        content = _read_npz(path) if path.suffix == ".npz" else load_pickle(path, stack=True)
-    except InputError as error:
-        raise SampleError(str(error)) from None
     try:
         keypoints, scores, start = _clip(content)
         return Pose(*(_only_person(keypoints, scores) or _best_person(keypoints, scores)), start)
