@@ -248,8 +248,28 @@ def _check_numbers(keypoints: np.ndarray, scores: np.ndarray, frame_of: np.ndarr
 # --- several persons ---------------------------------------------------------------------------------------
 
 
-def _best_person(keypoints: Frames, scores: Frames) -> tuple[np.ndarray, np.ndarray]:
-    """The signer's (T, 133, 2) and (T, 133), where frames show any number of persons."""
+@dataclass(frozen=True, eq=False)
+class People:
+    """Everybody in a clip, frame after frame: keypoints (N, 133, 2), scores (N, 133), persons of each frame (T,)."""
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    counts: np.ndarray
+
+
+def people_of(content: Any) -> People:
+    """Everybody whom a pose file's content shows, with values that nobody has judged: NaN, say.
+
+    Raises SampleError, without the file's name, where `pose_of` would for another reason than the values.
+    """
+    keypoints, scores, _ = _clip(content)
+    points, weights = _stacked(keypoints, (POINTS, 2)), _stacked(scores, (POINTS,))
+    if points is None or weights is None:
+        return _everybody(keypoints, scores)
+    return People(_as_floats(points), _as_floats(weights), np.ones(len(points), int))
+
+
+def _everybody(keypoints: Frames, scores: Frames) -> People:
     points = [_persons(frame, (POINTS, 2), number) for number, frame in enumerate(keypoints)]
     weights = [_persons(frame, (POINTS,), number) for number, frame in enumerate(scores)]
     counts = np.array([len(frame) for frame in points])
@@ -260,7 +280,14 @@ def _best_person(keypoints: Frames, scores: Frames) -> tuple[np.ndarray, np.ndar
         raise SampleError("shows nobody in any frame")
     seen = np.flatnonzero(counts)
     all_points = _as_floats(np.concatenate([points[frame] for frame in seen]))
-    all_weights = _as_floats(np.concatenate([weights[frame] for frame in seen]))
+    return People(all_points, _as_floats(np.concatenate([weights[frame] for frame in seen])), counts)
+
+
+def _best_person(keypoints: Frames, scores: Frames) -> tuple[np.ndarray, np.ndarray]:
+    """The signer's (T, 133, 2) and (T, 133), where frames show any number of persons."""
+    people = _everybody(keypoints, scores)
+    all_points, all_weights, counts = people.keypoints, people.scores, people.counts
+    seen = np.flatnonzero(counts)
     _check_numbers(all_points, all_weights, np.repeat(np.arange(len(counts)), counts))
     chosen = _steadiest(all_weights[:, _SIGNING].mean(axis=1), _centres(all_points, all_weights), counts[seen])
     signer = np.zeros((len(counts), POINTS, 2), all_points.dtype)
