@@ -72,7 +72,7 @@ PARTS = {
 class Clip:
     """What is drawn of a clip: the signer, others in each frame (P, 133, 3: x, y, score), the parts if there are any.
 
-    ``aspect``: width of the video divided by its height; poses are in shares of both.
+    ``aspect``: width of the video divided by its height; poses are in shares of both. ``problem``: why there are none.
     """
 
     name: str
@@ -80,6 +80,7 @@ class Clip:
     others: Sequence[np.ndarray] = ()
     parts: Mapping[str, np.ndarray] | None = None
     aspect: float = 1.0
+    problem: str = ""
 
     def __len__(self) -> int:
         return len(self.pose.keypoints)
@@ -95,8 +96,8 @@ def clip_of(name: str, content: Any, aspect: float = 0.0) -> Clip:
     aspect = aspect or _own_aspect(content)
     try:
         pose = pose_of(content, name)
-    except SampleError:
-        return Clip(name, _first_of(people), aspect=aspect)
+    except SampleError as error:
+        return Clip(name, _first_of(people), aspect=aspect, problem=str(error))
     return Clip(name, pose, _others(people, pose), split_parts(pose.keypoints, pose.scores), aspect)
 
 

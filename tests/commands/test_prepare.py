@@ -174,7 +174,7 @@ def test_a_worker_that_fails_or_is_killed_is_said(
     make_corpus(tmp_path / "full", 8, 3, prepared_dir="../file/shards")
     assert main(["prepare", *flags(tmp_path / "full", "--num_workers", "2")]) == 2
     assert "file/shards cannot be written" in capsys.readouterr().err
-    monkeypatch.setattr("uni_sign.commands.prepare.row_of", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("uni_sign.commands.prepare.row_of", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     assert main(["prepare", *flags(tmp_path, "--num_workers", "2")]) == 1
     assert "A converting process was ended" in capsys.readouterr().err
 

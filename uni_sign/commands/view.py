@@ -10,7 +10,7 @@ from uni_sign.canvas import png_bytes, write_gif
 from uni_sign.config import at_least, between, flag, parse_flags
 from uni_sign.data.corpora import SPLITS, Corpus, default_corpus, load_corpus, read_split
 from uni_sign.data.samples import Sample
-from uni_sign.data.wholebody import POSE_SUFFIXES, pose_of, read_content
+from uni_sign.data.wholebody import POSE_SUFFIXES, read_content
 from uni_sign.errors import InputError, SampleError
 from uni_sign.skeletons import Clip, clip_of, contact_sheet, film
 
@@ -55,8 +55,8 @@ def view(name: str, argv: Sequence[str]) -> int:
     except SampleError as error:
         raise InputError(f"{path} {error}: there is nothing to draw.") from None
     print("\n".join([f"{clip.name}: {len(clip)} frames of {path}", *([f"text: {target}"] if target else [])]))
-    if clip.parts is None:
-        print(_refusal(content, path))
+    if clip.problem:
+        print(f"left out of training: {clip.problem}")
     try:
         config.output.parent.mkdir(parents=True, exist_ok=True)
         _write(clip, config, _frames_a_second(content, config.fps))
@@ -78,15 +78,6 @@ def _write(clip: Clip, config: ViewConfig, fps: float) -> None:
 def _frames_a_second(content: dict[str, Any], wanted: float) -> float:
     own = content.get("fps")
     return wanted or (float(own) if isinstance(own, int | float) and 1 <= own <= 1000 else _USUAL_FPS)
-
-
-def _refusal(content: Any, path: Path) -> str:
-    """Why a model is shown nothing of this file."""
-    try:
-        pose_of(content, path)
-    except SampleError as error:
-        return f"left out of training: {error}"
-    raise AssertionError("a file without parts is one that is refused")
 
 
 # --- which file --------------------------------------------------------------------------------------------
