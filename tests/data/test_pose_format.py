@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from hypothesis import strategies as st
 from pose_files import PACKAGE, body, component, header, pose_file
 
 from uni_sign.data.corpora import Corpus, read_split
+from uni_sign.data.frame_counts import count_frames
+from uni_sign.data.pose_facts import read_clip
 from uni_sign.data.pose_format import read_pose_format
+from uni_sign.data.samples import Sample
+from uni_sign.data.shard_writer import row_of
 from uni_sign.data.wholebody import Pose, read_pose
 from uni_sign.errors import SampleError
 
@@ -166,6 +171,19 @@ def test_a_corpus_finds_them(tmp_path: Path) -> None:
     (tmp_path / "labels").write_text('[{"video": "a.mp4", "text": "x"}, {"video": "b.mp4", "text": "y"}, {}]')
     corpus = Corpus("Mine", "English", {"train": tmp_path / "labels"}, tmp_path, label_format="csl_news")
     assert [sample.pose_path.name for sample in read_split(corpus, "SLT", "train").samples] == ["a.pose", "b.pkl"]
+
+
+def test_a_shard_holds_what_a_pickle_of_the_same_points_gives(tmp_path: Path) -> None:
+    (tmp_path / "a.pose").write_bytes(pose_file(5, 2))
+    content = read_pose_format(tmp_path / "a.pose")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({name: content[name] for name in ("keypoints", "scores")}))
+    assert count_frames(tmp_path / "a.pose") == 5
+    rows = [
+        row_of(Sample("a", path, None, "", "", 1), read_clip(path))
+        for path in (tmp_path / "a.pose", tmp_path / "a.pkl")
+    ]
+    assert rows[0][3:] == rows[1][3:]
+    assert len(rows[0].parts) == 5 * 3 * 69 * 4
 
 
 @pytest.mark.parametrize("people", [1, 3])
