@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from preprocess import FRAMES, Parts, in_loops, pick_by_index, write_clip
 
-from uni_sign.data.pose_facts import read_clip
 from uni_sign.data.samples import Sample
 from uni_sign.data.shard_writer import ShardWriter, row_of
 from uni_sign.data.shards import Shards
@@ -33,7 +32,7 @@ def main() -> None:
         samples = [make_clip(Path(folder) / f"{number}.pkl") for number in range(clips)]
         with ShardWriter(Path(folder) / "prepared", "0-of-1", 512 << 20) as writer:
             for sample in samples:
-                writer.append(row_of(sample, read_clip(sample.pose_path)))
+                writer.append(row_of(sample))
         shards = Shards(Path(folder) / "prepared")
         rows = shards.locate(samples).tolist()
         sides: dict[str, Callable[[int], Parts]] = {

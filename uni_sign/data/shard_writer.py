@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from uni_sign.data.pose_facts import Reading
+from uni_sign.data.pose_facts import Reading, read_clip
 from uni_sign.data.samples import Sample, fingerprint
 from uni_sign.data.shards import SCHEMA, SUFFIX, parts_bytes
 from uni_sign.data.wholebody import normalized_parts, used_planes
@@ -31,8 +31,9 @@ class Row(NamedTuple):
     problem: str = ""
 
 
-def row_of(sample: Sample, reading: Reading) -> Row:
-    """The row of a clip whose pose file was read."""
+def row_of(sample: Sample, reading: Reading | None = None) -> Row:
+    """The row of a clip, whose pose file is read unless ``reading`` is what it holds."""
+    reading = reading or read_clip(sample.pose_path)
     own, pose = fingerprint(sample), reading.pose
     if pose is None:
         return Row(*own, problem=reading.problem)
