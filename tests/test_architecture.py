@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "uni_sign.yaml_files": ("uni_sign.errors",),
     "uni_sign.config": ("uni_sign.yaml_files", "uni_sign.errors"),
     "uni_sign.drawing": ("uni_sign.errors",),
+    "uni_sign.canvas": ("uni_sign.errors",),
+    "uni_sign.skeletons": ("uni_sign.canvas", "uni_sign.data.wholebody", "uni_sign.errors"),
     "uni_sign.metrics": ("uni_sign.metrics", "uni_sign.errors"),
     "uni_sign.data": ("uni_sign.data", "uni_sign.yaml_files", "uni_sign.errors"),
     "uni_sign.models": ("uni_sign.models", "uni_sign.errors"),

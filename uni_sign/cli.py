@@ -1,4 +1,4 @@
-"""The `uni-sign` command: train, evaluate, infer, show, demo-data, prepare, doctor, trim, export."""
+"""The `uni-sign` command: train, evaluate, infer, show, view, demo-data, prepare, doctor, trim, export."""
 
 import gc
 import os
@@ -23,6 +23,7 @@ _HELP = """usage: uni-sign COMMAND ...
   evaluate --checkpoint F [flags] score the held-out splits with a finished run's weights and flags
   infer --checkpoint F --poses P  pose file or folder in, JSON lines of text out
   show OUTPUT_DIR                 a finished run: translations, scores, where its files lie
+  view CLIP [flags]               draw a clip's skeleton, raw and as the model sees it: PNG or GIF
   demo-data [--videos]            make the embedded Demo corpus
   prepare [flags]                 poses to shards that training reads by memory mapping
   doctor [STAGE] [flags]          check everything before training
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate": _evaluate,
         "infer": _infer,
         "show": _show,
+        "view": _view,
         "demo-data": _demo_data,
         "prepare": _prepare,
         "doctor": _doctor,
@@ -143,6 +145,16 @@ def _show(words: list[str]) -> int:
     parser.add_argument("output_dir", type=Path, help="folder of a finished run")
     show(parser.parse_words(words).output_dir)
     return 0
+
+
+def _view(words: list[str]) -> int:
+    from uni_sign.commands.view import ViewConfig, view
+
+    if {"-h", "--help"} & set(words):
+        build_parser(ViewConfig, program="uni-sign view CLIP").print_help()
+        return 0
+    named = bool(words) and not words[0].startswith("-")
+    return view(words[0] if named else "", words[1:] if named else words)
 
 
 def _demo_data(words: list[str]) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from pose_files import pose_file
 
 from uni_sign.cli import main
 from uni_sign.commands.prepare import PrepareConfig, prepare, read_splits, share_of, summarize
@@ -22,6 +23,7 @@ from uni_sign.config import parse_flags
 from uni_sign.data.corpora import SPLITS, load_corpus
 from uni_sign.data.samples import fingerprint
 from uni_sign.data.shards import Shards
+from uni_sign.data.signs import Clip, Key
 from uni_sign.errors import InputError
 from uni_sign.stages.fine_tuning import FineTuning, FineTuningConfig
 
@@ -174,7 +176,7 @@ def test_a_worker_that_fails_or_is_killed_is_said(
     make_corpus(tmp_path / "full", 8, 3, prepared_dir="../file/shards")
     assert main(["prepare", *flags(tmp_path / "full", "--num_workers", "2")]) == 2
     assert "file/shards cannot be written" in capsys.readouterr().err
-    monkeypatch.setattr("uni_sign.commands.prepare.row_of", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("uni_sign.commands.prepare.row_of", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     assert main(["prepare", *flags(tmp_path, "--num_workers", "2")]) == 1
     assert "A converting process was ended" in capsys.readouterr().err
 
@@ -242,6 +244,12 @@ def test_training_evaluation_and_doctor_use_the_shards(
     assert len(files.rows) > 21
     one = again.files_dataset(clip.pose_path, None, None, "", None)
     assert one.rows.tolist() == [-2]
+    (tmp_path / "posed").mkdir()
+    (tmp_path / "posed" / "a.pose").write_bytes(pose_file(7))
+    posed = again.files_dataset(tmp_path / "posed", None, "", None)
+    item = posed[Key(0, 0)]
+    assert isinstance(item, Clip)
+    assert len(item.parts["body"]) == 7
     capsys.readouterr()
     main(["doctor", *words, "--output_dir", str(tmp_path / "out")])
     assert "WARN  prepared shards" in capsys.readouterr().out

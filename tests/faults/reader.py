@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from uni_sign.data import safe_pickle, wholebody
+from uni_sign.data import pose_format, safe_pickle, wholebody
 from uni_sign.data.corpora import Corpus
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -45,7 +45,7 @@ class Reader:
 def prepare(folder: Path) -> None:
     """The files round the one that is read, and the scaled bounds; once in a process."""
     codecs.lookup("raw_unicode_escape")  # pickletools imports it on demand
-    safe_pickle.MAX_BYTES = wholebody.MAX_BYTES = MAX_BYTES
+    safe_pickle.MAX_BYTES = wholebody.MAX_BYTES = pose_format.MAX_BYTES = MAX_BYTES
     safe_pickle.MAX_PROGRAM = MAX_PROGRAM
     (folder / "poses").mkdir()
     (folder / "poses" / "a.pkl").write_bytes(b"x")

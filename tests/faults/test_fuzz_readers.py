@@ -35,7 +35,8 @@ def server() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["campaign"])
     with pytest.MonkeyPatch.context() as patch:  # Python before 3.14 starts the server without our path
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        for folder in Path(__file__).parents[:2]:
+            patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         context.Process().start()
     return context
 

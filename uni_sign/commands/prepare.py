@@ -1,8 +1,9 @@
-"""`uni-sign prepare`: a corpus's pose files to shards that training maps into memory."""
+"""`uni-sign prepare`: a corpus's pose files to shards that training maps into memory, and a report of its faults."""
 
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -13,12 +14,12 @@ from tqdm import tqdm
 
 from uni_sign.config import at_least, between, flag, parse_flags
 from uni_sign.data.corpora import SPLITS, Corpus, Split, default_corpus, load_corpus, read_split
-from uni_sign.data.samples import Samples
+from uni_sign.data.pose_facts import SHORT, FactLog, facts_of, known_facts, read_clip
+from uni_sign.data.samples import Samples, fingerprint
 from uni_sign.data.shard_writer import ShardWriter, remove_leftovers, row_of
 from uni_sign.data.shards import UNREADABLE, Shards
 from uni_sign.errors import InputError, RunError
 
-_SHORT = 16  # frames, half a second of video
 _SHOWN = 10
 
 
@@ -33,6 +34,8 @@ class PrepareConfig:
         -1, "which share of the clips is this process's, from 0; -1: as launcher or Slurm array say"
     )
     shard_count: int = flag(0, "shares in all; 0: as launcher or Slurm array say", check=at_least(0))
+    report: bool = flag(False, "examine every clip, and write report.html and report.json of what is wrong")
+    report_dir: str = flag("", "folder of the report; default: report, in the folder of the shards")
     shard_mb: int = flag(512, "megabytes of a shard, which is what a kill can cost", check=at_least(1))
 
     def conflicts(self) -> str | None:
@@ -41,6 +44,8 @@ class PrepareConfig:
             return "--shard_index and --shard_count go together"
         if self.shard_index >= max(1, self.shard_count):
             return f"--shard_index {self.shard_index} is not below --shard_count {self.shard_count}: count from 0"
+        if self.report_dir and not self.report:
+            return "--report_dir needs --report"
         return None
 
 
@@ -65,20 +70,30 @@ def prepare(argv: Sequence[str]) -> int:
     clips = {sample.pose_path.name: sample for split in splits.values() for sample in split.samples}
     ordered = Samples(clips[name] for name in sorted(clips))
     rows = Shards(corpus.shard_dir).locate(ordered)
+    report_dir = (
+        (Path(config.report_dir) if config.report_dir else corpus.shard_dir / "report") if config.report else None
+    )
+    known = known_facts(report_dir / "facts") if report_dir else {}
+    examined = np.array([report_dir is None or fingerprint(sample) in known for sample in ordered], bool)
     # By its place among all clips, whatever is done: processes that start apart must not disagree.
-    mine = [place for place in range(index, len(ordered), count) if rows[place] < 0]
+    mine = [place for place in range(index, len(ordered), count) if rows[place] < 0 or not examined[place]]
     print(
         f"{corpus.name}: {len(ordered)} clips in {corpus.pose_dir}, {int((rows >= 0).sum())} of them prepared; "
         f"share {index + 1} of {count} has {len(mine)} to do."
     )
     if mine:
-        work = _Work(corpus.shard_dir, ordered, rows, config.shard_mb << 20)
+        facts_dir = report_dir / "facts" if report_dir else None
+        work = _Work(corpus.shard_dir, facts_dir, ordered, rows, examined, config.shard_mb << 20)
         _convert(work, mine, index, count, config.num_workers)
     shards = Shards(corpus.shard_dir)
     summaries = {name: summarize(split, shards) for name, split in splits.items()}
     if not any(summary.pending for summary in summaries.values()):
         remove_leftovers(corpus.shard_dir)
     _show(summaries, splits, shards)
+    if report_dir:
+        from uni_sign.commands.report import write_report  # whose pictures take a second to import
+
+        print(write_report(corpus, splits, report_dir))
     return 0
 
 
@@ -148,7 +163,7 @@ def summarize(split: Split, shards: Shards) -> SplitSummary:
         unusable=len(split.problems),
         pending=len(rows) - len(frames) - unreadable,
         frames=int(frames.sum()),
-        short=int((frames < _SHORT).sum()),
+        short=int((frames < SHORT).sum()),
     )
 
 
@@ -158,7 +173,7 @@ def _show(summaries: Mapping[str, SplitSummary], splits: Mapping[str, Split], sh
     for split, summary in summaries.items():
         print(f"{split:<10}" + "".join(f"{getattr(summary, name):>12,}" for name in names))
     size = sum(path.stat().st_size for path in shards.files)
-    print(f"\n{len(shards.files)} shards of {size / 1e9:.2f} GB in {shards.folder}; short: below {_SHORT} frames.")
+    print(f"\n{len(shards.files)} shards of {size / 1e9:.2f} GB in {shards.folder}; short: below {SHORT} frames.")
     samples = [sample for split in splits.values() for sample in split.samples]
     said = {f"unreadable: {problem}": None for problem in shards.problems(samples)}
     said |= {f"unusable: {problem}": None for split in splits.values() for problem in split.problems}
@@ -178,9 +193,13 @@ def _show(summaries: Mapping[str, SplitSummary], splits: Mapping[str, Split], sh
 
 @dataclass(frozen=True)
 class _Work:
+    """``rows`` and ``examined`` say of each clip what is done already; ``facts_dir``: None without a report."""
+
     folder: Path
+    facts_dir: Path | None
     samples: Samples
     rows: np.ndarray
+    examined: np.ndarray
     shard_bytes: int
 
 
@@ -211,13 +230,20 @@ def _convert(work: _Work, places: Sequence[int], index: int, count: int, workers
 
 
 def _converted(work: _Work, places: Sequence[int], share: str) -> Iterator[None]:
-    """Converts clip by clip; yields after each."""
-    with ShardWriter(work.folder, share, work.shard_bytes) as writer:
+    """Reads clip by clip, for its row or its facts or both; yields after each."""
+    with ExitStack() as stack:
+        writer = stack.enter_context(ShardWriter(work.folder, share, work.shard_bytes))
+        log = stack.enter_context(FactLog(work.facts_dir)) if work.facts_dir else None
         for place in places:
-            row = row_of(work.samples[place])
-            # A clip that was unreadable before is tried anew, but said once.
-            if not (row.problem and work.rows[place] == UNREADABLE):
-                writer.append(row)
+            sample = work.samples[place]
+            reading = read_clip(sample.pose_path)
+            if work.rows[place] < 0:
+                row = row_of(sample, reading)
+                # A clip that was unreadable before is tried anew, but said once.
+                if not (row.problem and work.rows[place] == UNREADABLE):
+                    writer.append(row)
+            if log and not work.examined[place]:
+                log.append(sample, facts_of(reading))
             yield
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from uni_sign.data.safe_pickle import MAX_BYTES, check_file, load_pickle
 from uni_sign.data.samples import Sample, Samples
+from uni_sign.data.wholebody import POSE_SUFFIXES
 from uni_sign.errors import InputError, one_line
 from uni_sign.yaml_files import read_mapping
 
@@ -17,6 +18,7 @@ TASKS = ("SLT", "CSLR", "ISLR")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 _CORPORA = Path(__file__).resolve().parents[2] / "configs" / "corpora"
 MAX_TARGET = 100_000  # letters of the glosses of one clip
+NO_POSE_FILE = "no pose file"  # in the sentence of such a clip
 _HELD_OUT_SHARE = 0.01
 
 
@@ -210,9 +212,9 @@ def _sample(
     if target != target.encode(errors="ignore").decode():  # a lone surrogate would fail in the tokenizer
         return "its target holds text that is not valid Unicode."
     stem = Path(pose).name.rsplit(".", 1)[0]
-    file = next((f"{stem}{suffix}" for suffix in (".npz", ".pkl") if f"{stem}{suffix}" in files), None)
+    file = next((f"{stem}{suffix}" for suffix in POSE_SUFFIXES if f"{stem}{suffix}" in files), None)
     if file is None:
-        return f"no pose file {stem}.pkl in {corpus.pose_dir}."
+        return f"{NO_POSE_FILE} {stem}.pkl in {corpus.pose_dir}, nor .npz or .pose."
     # A language the prompt does not know would go unseen into training: it must be a word.
     language = entry.get("language", corpus.language)
     if not isinstance(language, str) or not language.isalpha():

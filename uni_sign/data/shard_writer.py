@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from uni_sign.data.pose_facts import Reading, read_clip
 from uni_sign.data.samples import Sample, fingerprint
 from uni_sign.data.shards import SCHEMA, SUFFIX, parts_bytes
-from uni_sign.data.wholebody import normalized_parts, read_pose, used_planes
-from uni_sign.errors import InputError, SampleError
+from uni_sign.data.wholebody import normalized_parts, used_planes
+from uni_sign.errors import InputError
 
 _BATCH_BYTES = 32 << 20  # of poses in memory, before they go to the file
 _ROW_BYTES = 256  # about what the other columns take
@@ -30,13 +31,12 @@ class Row(NamedTuple):
     problem: str = ""
 
 
-def row_of(sample: Sample) -> Row:
-    """Reads a clip's pose file."""
-    own = fingerprint(sample)
-    try:
-        pose = read_pose(sample.pose_path)
-    except SampleError as error:
-        return Row(*own, problem=str(error))
+def row_of(sample: Sample, reading: Reading | None = None) -> Row:
+    """The row of a clip, whose pose file is read unless ``reading`` is what it holds."""
+    reading = reading or read_clip(sample.pose_path)
+    own, pose = fingerprint(sample), reading.pose
+    if pose is None:
+        return Row(*own, problem=reading.problem)
     planes = used_planes(pose.keypoints, pose.scores)
     points = planes.tobytes()  # before they are normalised in place
     return Row(*own, planes.shape[1], pose.start, parts_bytes(normalized_parts(planes)), points)

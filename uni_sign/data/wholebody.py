@@ -12,10 +12,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from uni_sign.data.pose_format import read_pose_format
 from uni_sign.data.safe_pickle import MAX_BYTES, check_file, load_pickle
 from uni_sign.errors import InputError, SampleError
 
 POINTS = 133
+POSE_SUFFIXES = (".npz", ".pkl", ".pose")  # the first that is there is a clip's file
 THRESHOLD = 0.3  # points with a score up to here count as unseen
 LIMIT = 1e6  # coordinates are shares of the image: anything near this is garbage, and squares overflow float32
 MAX_FRAMES = 200_000  # two hours of video: files can name one frame many times, and fill the memory so
@@ -52,17 +54,31 @@ class Pose:
 
 
 def read_pose(path: str | Path) -> Pose:
-    """Reads a clip from a pickle or an `.npz`: a dict of `keypoints` and `scores`, each with an entry a frame.
+    """Reads a clip from a pickle, an `.npz` or a `.pose` file: `read_content`, then `pose_of`."""
+    return pose_of(read_content(path), path)
+
+
+def read_content(path: str | Path) -> Any:
+    """What a pose file holds: by its ending an `.npz`, a `.pose` file of pose-format, or a pickle.
+
+    Raises SampleError, naming the file, where it cannot be read; what is in it is not judged yet.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npz":
+            return _read_npz(path)
+        return read_pose_format(path) if path.suffix == ".pose" else load_pickle(path, stack=True)
+    except InputError as error:
+        raise SampleError(str(error)) from None
+
+
+def pose_of(content: Any, path: str | Path) -> Pose:
+    """The signer of a pose file's content: a dict of `keypoints` and `scores`, each with an entry a frame.
 
     Keypoints of a frame are (persons, 133, 2) or (133, 2), or empty where nobody was found. `start` and `end`, if
     there, name the clip's frames: a file of the whole video is cut to them, one of `end - start` frames is kept.
     Raises SampleError, naming the file, for anything that would train the model on garbage.
     """
-    path = Path(path)
-    try:
-        content = _read_npz(path) if path.suffix == ".npz" else load_pickle(path, stack=True)
-    except InputError as error:
-        raise SampleError(str(error)) from None
     try:
         keypoints, scores, start = _clip(content)
         return Pose(*(_only_person(keypoints, scores) or _best_person(keypoints, scores)), start)
@@ -232,8 +248,28 @@ def _check_numbers(keypoints: np.ndarray, scores: np.ndarray, frame_of: np.ndarr
 # --- several persons ---------------------------------------------------------------------------------------
 
 
-def _best_person(keypoints: Frames, scores: Frames) -> tuple[np.ndarray, np.ndarray]:
-    """The signer's (T, 133, 2) and (T, 133), where frames show any number of persons."""
+@dataclass(frozen=True, eq=False)
+class People:
+    """Everybody in a clip, frame after frame: keypoints (N, 133, 2), scores (N, 133), persons of each frame (T,)."""
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    counts: np.ndarray
+
+
+def people_of(content: Any) -> People:
+    """Everybody whom a pose file's content shows, with values that nobody has judged: NaN, say.
+
+    Raises SampleError, without the file's name, where `pose_of` would for another reason than the values.
+    """
+    keypoints, scores, _ = _clip(content)
+    points, weights = _stacked(keypoints, (POINTS, 2)), _stacked(scores, (POINTS,))
+    if points is None or weights is None:
+        return _everybody(keypoints, scores)
+    return People(_as_floats(points), _as_floats(weights), np.ones(len(points), int))
+
+
+def _everybody(keypoints: Frames, scores: Frames) -> People:
     points = [_persons(frame, (POINTS, 2), number) for number, frame in enumerate(keypoints)]
     weights = [_persons(frame, (POINTS,), number) for number, frame in enumerate(scores)]
     counts = np.array([len(frame) for frame in points])
@@ -244,7 +280,14 @@ def _best_person(keypoints: Frames, scores: Frames) -> tuple[np.ndarray, np.ndar
         raise SampleError("shows nobody in any frame")
     seen = np.flatnonzero(counts)
     all_points = _as_floats(np.concatenate([points[frame] for frame in seen]))
-    all_weights = _as_floats(np.concatenate([weights[frame] for frame in seen]))
+    return People(all_points, _as_floats(np.concatenate([weights[frame] for frame in seen])), counts)
+
+
+def _best_person(keypoints: Frames, scores: Frames) -> tuple[np.ndarray, np.ndarray]:
+    """The signer's (T, 133, 2) and (T, 133), where frames show any number of persons."""
+    people = _everybody(keypoints, scores)
+    all_points, all_weights, counts = people.keypoints, people.scores, people.counts
+    seen = np.flatnonzero(counts)
     _check_numbers(all_points, all_weights, np.repeat(np.arange(len(counts)), counts))
     chosen = _steadiest(all_weights[:, _SIGNING].mean(axis=1), _centres(all_points, all_weights), counts[seen])
     signer = np.zeros((len(counts), POINTS, 2), all_points.dtype)

@@ -31,6 +31,7 @@ from uni_sign.data.shards import Shards, open_shards, told_shares
 from uni_sign.data.signs import IGNORED, Clip, ClipSettings, Collate, Key, SignDataset
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import Kept, kept_tokenizer
+from uni_sign.data.wholebody import POSE_SUFFIXES
 from uni_sign.errors import InputError
 from uni_sign.metrics.translation import signature
 from uni_sign.models.batch_norm import BatchNormMode, set_batch_norm_mode
@@ -307,9 +308,9 @@ class Translation:
     ) -> SignDataset:
         """Pose files (one, or all of a folder) as a held-out split without references, for `uni-sign infer`."""
         self._check_folders(descriptions, videos)
-        files = [poses] if poses.is_file() else sorted(p for p in poses.glob("*") if p.suffix in (".pkl", ".npz"))
+        files = [poses] if poses.is_file() else sorted(p for p in poses.glob("*") if p.suffix in POSE_SUFFIXES)
         if not files:
-            raise InputError(f"No pose file (.pkl or .npz) at {poses}.")
+            raise InputError(f"No pose file (.pkl, .npz or .pose) at {poses}.")
         samples = []
         for file in files:
             text = descriptions / f"{file.stem}.json" if descriptions else None
