@@ -246,7 +246,7 @@ def test_training_evaluation_and_doctor_use_the_shards(
     assert one.rows.tolist() == [-2]
     (tmp_path / "posed").mkdir()
     (tmp_path / "posed" / "a.pose").write_bytes(pose_file(7))
-    posed = again.files_dataset(tmp_path / "posed", None, "", None)
+    posed = again.files_dataset(tmp_path / "posed", None, None, "", None)
     item = posed[Key(0, 0)]
     assert isinstance(item, Clip)
     assert len(item.parts["body"]) == 7

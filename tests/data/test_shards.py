@@ -15,9 +15,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from uni_sign.data.arrow_shards import ABSENT, OUTDATED, UNREADABLE
 from uni_sign.data.samples import Sample
 from uni_sign.data.shard_writer import ShardWriter, remove_leftovers, row_of
-from uni_sign.data.shards import ABSENT, OUTDATED, SCHEMA, UNREADABLE, Shards, open_shards, told_shares
+from uni_sign.data.shards import SCHEMA, Shards, open_shards, told_shares
 from uni_sign.data.signs import Clip, ClipSettings, Collate, Key, SignDataset, Unusable
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.wholebody import PARTS, USED_POINTS

@@ -2,9 +2,10 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from functools import partial
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,21 @@ import numpy as np
 from tqdm import tqdm
 
 from uni_sign.config import at_least, between, flag, parse_flags
+from uni_sign.data.arrow_shards import ABSENT, OUTDATED, UNREADABLE
 from uni_sign.data.corpora import SPLITS, Corpus, Split, default_corpus, load_corpus, read_split
+from uni_sign.data.crop_shards import SCHEMA as CROP_SCHEMA
+from uni_sign.data.crop_shards import CropShards, crop_row_of
 from uni_sign.data.pose_facts import SHORT, FactLog, facts_of, known_facts, read_clip
 from uni_sign.data.samples import Samples, fingerprint
 from uni_sign.data.shard_writer import ShardWriter, remove_leftovers, row_of
-from uni_sign.data.shards import UNREADABLE, Shards
+from uni_sign.data.shards import Shards
 from uni_sign.errors import InputError, RunError
 
 _SHOWN = 10
+
+
+# Converts the clips at these places as the named share; yields after each.
+Converted = Callable[[Sequence[int], str], Iterator[None]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,10 @@ class PrepareConfig:
         -1, "which share of the clips is this process's, from 0; -1: as launcher or Slurm array say"
     )
     shard_count: int = flag(0, "shares in all; 0: as launcher or Slurm array say", check=at_least(0))
+    crops: bool = flag(False, "also cut the hands out of the videos once, for runs with --rgb_support")
+    crop_quality: int = flag(
+        95, "JPEG quality of these crops; 0: PNG, exact and several times as large", check=between(0, 100)
+    )
     report: bool = flag(False, "examine every clip, and write report.html and report.json of what is wrong")
     report_dir: str = flag("", "folder of the report; default: report, in the folder of the shards")
     shard_mb: int = flag(512, "megabytes of a shard, which is what a kill can cost", check=at_least(1))
@@ -84,17 +96,51 @@ def prepare(argv: Sequence[str]) -> int:
     if mine:
         facts_dir = report_dir / "facts" if report_dir else None
         work = _Work(corpus.shard_dir, facts_dir, ordered, rows, examined, config.shard_mb << 20)
-        _convert(work, mine, index, count, config.num_workers)
+        convert(partial(_converted, work), mine, index, count, config.num_workers)
     shards = Shards(corpus.shard_dir)
     summaries = {name: summarize(split, shards) for name, split in splits.items()}
     if not any(summary.pending for summary in summaries.values()):
         remove_leftovers(corpus.shard_dir)
     _show(summaries, splits, shards)
+    if config.crops:
+        _prepare_crops(corpus, config, index, count)
     if report_dir:
         from uni_sign.commands.report import write_report  # whose pictures take a second to import
 
         print(write_report(corpus, splits, report_dir))
     return 0
+
+
+def _prepare_crops(corpus: Corpus, config: PrepareConfig, index: int, count: int) -> None:
+    splits = read_splits(corpus, videos=True)
+    clips = {sample.pose_path.name: sample for split in splits.values() for sample in split.samples}
+    ordered = Samples(clips[name] for name in sorted(clips))
+    rows = CropShards(corpus.crop_dir).locate(ordered)
+    mine = [place for place in range(index, len(ordered), count) if rows[place] < 0]
+    print(
+        f"Hand crops of {len(ordered)} clips with a video in {corpus.video_dir}, {int((rows >= 0).sum())} of them "
+        f"there; share {index + 1} of {count} has {len(mine)} to do."
+    )
+
+    def cropped(places: Sequence[int], share: str) -> Iterator[None]:
+        with ShardWriter(corpus.crop_dir, share, config.shard_mb << 20, CROP_SCHEMA) as writer:
+            for place in places:
+                row = crop_row_of(ordered[place], config.crop_quality)
+                if not (row.problem and rows[place] == UNREADABLE):
+                    writer.append(row)
+                yield
+
+    if mine:
+        convert(cropped, mine, index, count, config.num_workers, "cropping")
+    shards = CropShards(corpus.crop_dir)
+    rows = shards.locate(ordered)
+    size = sum(path.stat().st_size for path in shards.files)
+    print(f"Crops of {int((rows >= 0).sum())} clips, {size / 1e9:.2f} GB in {corpus.crop_dir}.")
+    said = [f"unreadable: {problem}" for problem in shards.problems(ordered)]
+    said += [f"unusable: {problem}" for split in splits.values() for problem in split.problems]
+    _tell(said)
+    if not (rows == ABSENT).any() and not (rows == OUTDATED).any():
+        remove_leftovers(corpus.crop_dir)
 
 
 def share_of(config: PrepareConfig, environment: Mapping[str, str]) -> tuple[int, int]:
@@ -133,14 +179,14 @@ def _corpus(config: PrepareConfig) -> Corpus:
     return corpus
 
 
-def read_splits(corpus: Corpus) -> dict[str, Split]:
-    """Clips per split, of all the corpus's tasks together; raises InputError where no task has any."""
+def read_splits(corpus: Corpus, videos: bool = False) -> dict[str, Split]:
+    """Clips per split, of all tasks together, ``videos``: that have one; raises InputError where there are none."""
     splits: dict[str, Split] = {}
     for name in SPLITS:
         found, failures = [], []
         for task in corpus.tasks:
             try:
-                found.append(read_split(corpus, task, name))
+                found.append(read_split(corpus, task, name, videos))
             except InputError as error:
                 failures.append(error)
         if not found:
@@ -177,15 +223,19 @@ def _show(summaries: Mapping[str, SplitSummary], splits: Mapping[str, Split], sh
     samples = [sample for split in splits.values() for sample in split.samples]
     said = {f"unreadable: {problem}": None for problem in shards.problems(samples)}
     said |= {f"unusable: {problem}": None for split in splits.values() for problem in split.problems}
-    for sentence in list(said)[:_SHOWN]:
-        print(sentence)
-    if len(said) > _SHOWN:
-        print(f"and {len(said) - _SHOWN} more.")
+    _tell(list(said))
     # Not deleted: a run that started before the pose files changed may still map them.
     useless = shards.without(samples)
     if useless:
         named = ", ".join(path.name for path in useless)
         print(f"Shards of none of these clips as they are now, to delete if no other corpus uses them: {named}.")
+
+
+def _tell(sentences: Sequence[str]) -> None:
+    for sentence in sentences[:_SHOWN]:
+        print(sentence)
+    if len(sentences) > _SHOWN:
+        print(f"and {len(sentences) - _SHOWN} more.")
 
 
 # --- converting --------------------------------------------------------------------------------------------
@@ -203,9 +253,12 @@ class _Work:
     shard_bytes: int
 
 
-def _convert(work: _Work, places: Sequence[int], index: int, count: int, workers: int) -> None:
+def convert(
+    converted: Converted, places: Sequence[int], index: int, count: int, workers: int, said: str = "preparing"
+) -> None:
+    """Run ``converted`` over these clips in ``workers`` processes, with a bar; raises InputError or RunError."""
     if workers == 1:
-        for _ in tqdm(_converted(work, places, f"{index}-of-{count}"), "preparing", len(places), unit="clip"):
+        for _ in tqdm(converted(places, f"{index}-of-{count}"), said, len(places), unit="clip"):
             pass
         return
     context = multiprocessing.get_context("fork")  # another way would import torch in each process
@@ -214,11 +267,11 @@ def _convert(work: _Work, places: Sequence[int], index: int, count: int, workers
     processes = []
     for k in range(workers):
         share = f"{index * workers + k}-of-{count * workers}"
-        arguments = (work, places[k::workers], share, os.getpid(), done, k, failures)
+        arguments = (converted, places[k::workers], share, os.getpid(), done, k, failures)
         processes.append(context.Process(target=_convert_share, args=arguments, daemon=True))
     for process in processes:
         process.start()
-    with tqdm(desc="preparing", total=len(places), unit="clip") as bar:
+    with tqdm(desc=said, total=len(places), unit="clip") as bar:
         for process in processes:
             while process.is_alive():
                 process.join(0.2)
@@ -248,10 +301,10 @@ def _converted(work: _Work, places: Sequence[int], share: str) -> Iterator[None]
 
 
 def _convert_share(
-    work: _Work, places: Sequence[int], share: str, parent: int, done: Any, k: int, failures: SimpleQueue[str]
+    converted: Converted, places: Sequence[int], share: str, parent: int, done: Any, k: int, failures: SimpleQueue[str]
 ) -> None:
     try:
-        for _ in _converted(work, places, share):
+        for _ in converted(places, share):
             done[k] += 1
             if os.getppid() != parent:  # killed: whoever starts again must not meet us at work
                 os._exit(1)

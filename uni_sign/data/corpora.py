@@ -49,6 +49,11 @@ class Corpus:
         """Where `uni-sign prepare` keeps the poses' shards: beside their folder, unless ``prepared_dir`` says where."""
         return self.prepared_dir or shard_dir_beside(self.pose_dir)
 
+    @property
+    def crop_dir(self) -> Path:
+        """Where `uni-sign prepare --crops` keeps the hands that it cuts out of the videos."""
+        return self.shard_dir / "crops"
+
     def label_files(self, task: str) -> dict[str, Path]:
         """The label file per split for a task: single signs have files of their own where the corpus has both."""
         return self.isolated_labels if task == "ISLR" and self.isolated_labels else self.labels

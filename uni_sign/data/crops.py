@@ -101,6 +101,13 @@ def cut(patch: Patch, corner: Sequence[int], side: int) -> np.ndarray:
     return np.asarray(resized).transpose(2, 0, 1)
 
 
+def region_in(frame: np.ndarray, corner: Sequence[int], side: int, margin: int) -> Patch:
+    """The part of a frame that a square, and ``margin`` pixels round it, cover."""
+    left, top = (max(0, place - margin) for place in corner)
+    right, bottom = (place + side + margin for place in corner)
+    return Patch(frame[top : max(top, bottom), left : max(left, right)], left, top)
+
+
 def region(patch: Patch, left: int, top: int, side: int) -> np.ndarray:
     """The square (side, side, 3) of a frame's patch, black where the patch ends."""
     height, width = patch.pixels.shape[:2]

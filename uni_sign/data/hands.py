@@ -22,13 +22,18 @@ def hand_planes(planes: np.ndarray) -> dict[str, np.ndarray]:
     return {hand: views[hand].copy() for hand in HANDS}
 
 
+def seen_frames(scores: np.ndarray) -> np.ndarray:
+    """Numbers of the frames in which a hand of scores (T, 21) is seen: they average above 0.3."""
+    return np.flatnonzero(scores.mean(1) > THRESHOLD)
+
+
 def choose_crops(scores: np.ndarray, draw: Any) -> np.ndarray:
     """Sorted numbers, int64, of the frames to crop a hand from, of its scores (T, 21): badly seen ones above all.
 
-    A tenth of the frames whose scores average above 0.3: drawn by ``draw`` (numpy's ``choice`` is asked), or those of
+    A tenth of those in which it is seen: drawn by ``draw`` (numpy's ``choice`` is asked), or those of
     the highest weight where it is None.
     """
-    seen = np.flatnonzero(scores.mean(1) > THRESHOLD)
+    seen = seen_frames(scores)
     if not len(seen):
         return seen
     worst = scores[np.ix_(seen, _FINGERTIPS)].min(1).astype(np.float64)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from uni_sign.data.arrow_shards import SUFFIX
 from uni_sign.data.pose_facts import Reading, read_clip
 from uni_sign.data.samples import Sample, fingerprint
-from uni_sign.data.shards import SCHEMA, SUFFIX, parts_bytes
+from uni_sign.data.shards import SCHEMA, parts_bytes
 from uni_sign.data.wholebody import normalized_parts, used_planes
 from uni_sign.errors import InputError
 
@@ -49,9 +50,10 @@ class ShardWriter:
     Raises InputError where the folder cannot be written, or another process writes the same share.
     """
 
-    def __init__(self, folder: Path, share: str, shard_bytes: int) -> None:
+    def __init__(self, folder: Path, share: str, shard_bytes: int, schema: pa.Schema = SCHEMA) -> None:
         self._folder, self._partial, self._shard_bytes = folder, folder / f".{share}.partial", shard_bytes
-        self._rows: list[Row] = []
+        self._schema = schema
+        self._rows: list[tuple[Any, ...]] = []
         self._held = self._written = 0
         self._file: Any = None
         self._arrow: pa.RecordBatchFileWriter | None = None
@@ -63,10 +65,10 @@ class ShardWriter:
         if kind is None:
             self.close()
 
-    def append(self, row: "Row") -> None:
-        """Add a row; what is full is written."""
+    def append(self, row: tuple[Any, ...]) -> None:
+        """Add a row, whose values are those of the schema's columns; what is full is written."""
         self._rows.append(row)
-        self._held += len(row.parts) + len(row.points) + _ROW_BYTES
+        self._held += sum(len(value) for value in row if isinstance(value, bytes)) + _ROW_BYTES
         if self._held >= _BATCH_BYTES or self._written + self._held >= self._shard_bytes:
             self._flush()
         if self._written >= self._shard_bytes:
@@ -75,8 +77,8 @@ class ShardWriter:
     def _flush(self) -> None:
         if not self._rows:
             return
-        columns = zip(zip(*self._rows, strict=True), SCHEMA, strict=True)
-        batch = pa.record_batch([pa.array(column, field.type) for column, field in columns], SCHEMA)
+        columns = zip(zip(*self._rows, strict=True), self._schema, strict=True)
+        batch = pa.record_batch([pa.array(column, field.type) for column, field in columns], self._schema)
         try:
             if self._arrow is None:
                 self._open()
@@ -97,7 +99,7 @@ class ShardWriter:
                 f"{self._partial} is being written by another process: wait for it, or give each its own --shard_index."
             ) from None
         self._file.truncate(0)
-        self._arrow = pa.ipc.new_file(self._file, SCHEMA)
+        self._arrow = pa.ipc.new_file(self._file, self._schema)
 
     def close(self) -> None:
         """Complete the open shard: on the disk first, then under its name."""

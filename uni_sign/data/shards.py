@@ -4,14 +4,9 @@ A row is a clip: name, size and time of change of its pose file; its frames and 
 normalised parts of the whole clip; the points that they were made of, for when not all frames fit into a clip's limit
 (the box that normalises is that of the chosen frames); or the sentence that says why it cannot be read. Parts and
 points are raw bytes in planes of x, y and score, so that reading is a view of the mapped file.
-
-Arrow's own reader is needed once, to find where the bytes of each row lie. It reads message by message, so that
-nothing of a stranger's file is trusted before it is checked: no dictionaries, no compression that could fill the
-memory, no place outside the file.
 """
 
 import hashlib
-import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,13 +15,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from uni_sign.data.safe_pickle import check_file
+from uni_sign.data.arrow_shards import (
+    ABSENT,
+    OUTDATED,
+    UNREADABLE,
+    MappedFiles,
+    places_in,
+    read_batches,
+    shard_files,
+)
 from uni_sign.data.samples import Blobs, Fingerprint, Sample, fingerprint
 from uni_sign.data.wholebody import LIMIT, MAX_FRAMES, ORIGINS, PARTS, THRESHOLD, USED_POINTS
-from uni_sign.errors import InputError, SampleError
-
-SUFFIX = ".arrow"
-ABSENT, OUTDATED, UNREADABLE = -1, -2, -3  # in place of a row: no clip of this name; of another file; a sentence
+from uni_sign.errors import SampleError
 
 # A change of what parts are makes other shards; so must one of how they are computed: raise the number.
 _LAYOUT = hashlib.blake2b(repr((1, PARTS, ORIGINS, THRESHOLD)).encode(), digest_size=8).hexdigest()
@@ -43,7 +43,6 @@ SCHEMA = pa.schema(
     ],
     metadata={"uni_sign.layout": _LAYOUT},
 )
-_MAGIC = b"ARROW1"
 _NUMBERS = ("size", "mtime_ns", "frames", "start")
 _VALUES = 3 * USED_POINTS  # of a frame
 _WIDTHS = [len(points) for points in PARTS.values()]
@@ -63,9 +62,8 @@ class Shards:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        self.files = shard_files(folder)
         found = [_read_index(path) for path in self.files]
-        self._states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
         self._names = Blobs(name for index in found for name in index["name"])
         self._problems = Blobs(problem.encode() for index in found for problem in index["problem"])
         columns = {name: _joined(index[name] for index in found) for name in _COLUMNS}
@@ -74,13 +72,10 @@ class Shards:
         self._parts_at, self._points_at = columns["parts_at"], columns["points_at"]
         self._point_bytes = columns["point_bytes"]
         self._shard_of = np.repeat(np.arange(len(found)), [len(index["frames"]) for index in found])
-        self._maps: dict[int, mmap.mmap] = {}
+        self._maps = MappedFiles(self.files)
 
     def __len__(self) -> int:
         return len(self.frames)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
 
     def locate(self, samples: Iterable[Sample]) -> np.ndarray:
         """The row of each clip, int64, or `ABSENT`, `OUTDATED` or `UNREADABLE`."""
@@ -117,7 +112,7 @@ class Shards:
 
     def parts(self, row: int) -> dict[str, np.ndarray]:
         """All parts of a clip, (T, V, 3) float32: read-only views of the mapped file."""
-        data = self._map(int(self._shard_of[row]))
+        data = self._maps[int(self._shard_of[row])]
         frames, place = int(self.frames[row]), int(self._parts_at[row])
         flat: np.ndarray = np.ndarray(frames * _VALUES, np.float32, data, place)
         self._check(row, flat, 1)
@@ -130,7 +125,7 @@ class Shards:
 
     def points(self, row: int, chosen: np.ndarray) -> np.ndarray:
         """x, y and score of the parts' points in the chosen frames (n,): a copy, (3, n, `USED_POINTS`)."""
-        data = self._map(int(self._shard_of[row]))
+        data = self._maps[int(self._shard_of[row])]
         shape = (3, int(self.frames[row]), USED_POINTS)
         dtype = np.dtype(f"f{self._point_bytes[row]}")
         planes = np.ndarray(shape, dtype, data, int(self._points_at[row])).take(chosen, axis=1)
@@ -143,20 +138,6 @@ class Shards:
                 f"{self.files[self._shard_of[row]]} holds values of {os.fsdecode(self._names[row])} that no pose has: "
                 "delete it and run `uni-sign prepare` again."
             )
-
-    def _map(self, shard: int) -> mmap.mmap:
-        """The shard's file, mapped once a process; no SampleError, for its clips are too many to be left out."""
-        if shard not in self._maps:
-            path = self.files[shard]
-            try:
-                with path.open("rb") as file:
-                    status = os.fstat(file.fileno())
-                    if (status.st_size, status.st_mtime_ns) != self._states[shard]:
-                        raise InputError(f"{path} has changed since the start: start again, nothing else may write it.")
-                    self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except OSError as error:
-                raise InputError(f"{path} cannot be read ({error.strerror}): start again.") from error
-        return self._maps[shard]
 
 
 def told_shares(folder: Path, rows: Mapping[str, np.ndarray]) -> str:
@@ -184,73 +165,18 @@ def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _read_index(path: Path) -> _Index:
-    check_file(path)
-    try:
-        with pa.memory_map(str(path)) as source:
-            whole = source.read_buffer()
-        batches = [_read_batch(batch, whole) for batch in _record_batches(whole)]
-    except _AnotherVersionError:
-        raise InputError(f"{path} is of another version: delete it and run `uni-sign prepare` again.") from None
-    except MemoryError:
-        raise InputError(f"{path} does not fit into memory: delete it and run `uni-sign prepare` again.") from None
-    except Exception:  # of damage pyarrow and numpy raise a dozen types
-        raise InputError(
-            f"{path} is not a shard of poses, or is damaged or cut short: delete it and run `uni-sign prepare` again."
-        ) from None
+    batches = read_batches(path, SCHEMA, _read_batch, "poses")
     index: _Index = {name: _joined(batch[name] for batch in batches) for name in _COLUMNS}
     for name in ("name", "problem"):
         index[name] = [value for batch in batches for value in batch[name]]
     return index
 
 
-class _AnotherVersionError(Exception):
-    """The shard holds other columns, or parts of other points."""
-
-
-def _record_batches(whole: pa.Buffer) -> Iterator[pa.RecordBatch]:
-    """The record batches of an Arrow file, in its order; the index at its end is not needed, so it is not trusted."""
-    if whole[:8].to_pybytes() != _MAGIC + b"\0\0" or whole[-6:].to_pybytes() != _MAGIC:
-        raise ValueError("no Arrow file, or cut short")
-    messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(whole[8:]))
-    schema = messages.read_next_message()
-    if schema.type != "schema" or not pa.ipc.read_schema(schema).equals(SCHEMA, check_metadata=True):
-        raise _AnotherVersionError
-    for message in messages:
-        if message.type != "record batch" or _is_compressed(message.metadata.to_pybytes()):
-            raise ValueError("a message that no shard has")
-        batch = pa.ipc.read_record_batch(message, SCHEMA)
-        batch.validate(full=True)
-        yield batch
-
-
-def _is_compressed(metadata: bytes) -> bool:
-    """Whether a record batch's message has the field that names a codec: its fourth (Arrow's Message.fbs)."""
-    message = _number(metadata, 0, 4)
-    header = _field(metadata, message, 2)
-    batch = header + _number(metadata, header, 4)
-    return _field(metadata, batch, 3) != batch
-
-
-def _field(data: bytes, table: int, number: int) -> int:
-    """Where a field of a flatbuffer's table lies; the table itself where the field is left out."""
-    vtable = table - int.from_bytes(data[table : table + 4], "little", signed=True)
-    entry = vtable + 4 + 2 * number
-    return table + (_number(data, entry, 2) if entry < vtable + _number(data, vtable, 2) else 0)
-
-
-def _number(data: bytes, at: int, width: int) -> int:
-    if not 0 <= at <= len(data) - width:
-        raise ValueError("a place outside the message")
-    return int.from_bytes(data[at : at + width], "little")
-
-
 def _read_batch(batch: pa.RecordBatch, whole: pa.Buffer) -> _Index:
-    if any(column.null_count for column in batch.columns):
-        raise ValueError("a value that is missing")
     index: _Index = {name: batch.column(name).to_numpy() for name in _NUMBERS}
     index["name"], index["problem"] = batch.column("name").to_pylist(), batch.column("problem").to_pylist()
-    index["parts_at"], parts = _places(batch.column("parts"), whole)
-    index["points_at"], points = _places(batch.column("points"), whole)
+    index["parts_at"], parts = places_in(batch.column("parts"), whole)
+    index["points_at"], points = places_in(batch.column("points"), whole)
     frames, start = index["frames"], index["start"]
     index["point_bytes"] = points // np.maximum(frames * _VALUES, 1)
     unreadable = np.array([bool(problem) for problem in index["problem"]], bool)
@@ -261,13 +187,3 @@ def _read_batch(batch: pa.RecordBatch, whole: pa.Buffer) -> _Index:
     if not right.all():
         raise ValueError("frames and sizes disagree")
     return index
-
-
-def _places(column: pa.Array, whole: pa.Buffer) -> tuple[np.ndarray, np.ndarray]:
-    """Where each row's bytes begin in the file, and how many they are."""
-    _, ends, data = column.buffers()
-    bounds = np.frombuffer(ends, np.int64, len(column) + 1, column.offset * 8) if len(column) else np.zeros(1, np.int64)
-    first = data.address - whole.address if data is not None and data.size else 0
-    if not (0 <= first <= first + int(bounds[-1]) <= whole.size):
-        raise ValueError("bytes outside the file")
-    return first + bounds[:-1], np.diff(bounds)

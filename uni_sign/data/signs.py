@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uni_sign.data.arrow_shards import ABSENT, UNREADABLE
+from uni_sign.data.crop_shards import CropShards
 from uni_sign.data.crops import HandCrops, clip_crops, from_video, no_crops
 from uni_sign.data.descriptions import align, read_descriptions
 from uni_sign.data.hands import HANDS, hand_planes
 from uni_sign.data.samples import Ids, Sample, Samples
-from uni_sign.data.shards import ABSENT, UNREADABLE, Shards
+from uni_sign.data.shards import Shards
 from uni_sign.data.text_cache import TextFeatures
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.wholebody import PARTS, choose_frames, normalized_parts, read_pose, used_planes
@@ -93,11 +95,17 @@ def prompt(language: str) -> str:
 class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
     """Clips by `Key`. Every random draw depends on seed, epoch and clip alone: not on process or worker.
 
-    Poses come from ``shards`` where these hold the clip as its file is now, else from the file, with the same result.
+    Poses come from ``shards`` where these hold the clip as its file is now, else from the file, with the same result;
+    hand crops likewise from ``crop_shards``, else from the video.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], tokenizer: Tokenizer, settings: ClipSettings, shards: Shards | None = None
+        self,
+        samples: Sequence[Sample],
+        tokenizer: Tokenizer,
+        settings: ClipSettings,
+        shards: Shards | None = None,
+        crop_shards: CropShards | None = None,
     ) -> None:
         self.samples = samples if isinstance(samples, Samples) else Samples(samples)
         self.settings = settings
@@ -107,6 +115,8 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
         self.prefixes = {language: tokenizer.encode(prompt(language)) for language in languages}
         self._shards = shards
         self.rows = shards.locate(self.samples) if shards else np.full(len(self.samples), ABSENT)
+        self._crop_shards = crop_shards
+        self.crop_rows = crop_shards.locate(self.samples) if crop_shards else np.full(len(self.samples), ABSENT)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -173,8 +183,11 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
     def _crops(self, sample: Sample, frames: np.ndarray, hands: Parts, key: Key) -> dict[str, HandCrops]:
         settings = self.settings
         draw = np.random.default_rng([settings.seed, key.epoch, key.index, 1]) if settings.training else None
+        row = int(self.crop_rows[key.index])
         assert sample.video_path is not None
-        return clip_crops(hands, frames, from_video(sample.video_path), draw)
+        kept = self._crop_shards
+        source = kept.source(row) if kept is not None and row >= 0 else from_video(sample.video_path)
+        return clip_crops(hands, frames, source, draw)
 
     def _chosen(self, count: int, key: Key) -> np.ndarray:
         settings, draw = self.settings, None

@@ -29,6 +29,8 @@ class Video:
         try:
             self._container = av.open(self._file, metadata_errors="ignore")
             self._stream = self._container.streams.video[0]
+            if self._stream.codec_context is None:
+                raise ValueError("no decoder for it")
             self._stream.thread_type, self._stream.codec_context.thread_count = "NONE", 1
             self._times, self._keys = _index(self._container, self._stream)
         except (av.error.FFmpegError, OSError, IndexError, ValueError, MemoryError) as error:

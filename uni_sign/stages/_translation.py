@@ -17,7 +17,6 @@ from transformers import MT5Config
 from uni_sign.config import at_least, between, flag
 from uni_sign.data.corpora import (
     SPLITS,
-    VIDEO_SUFFIXES,
     Corpus,
     Split,
     default_corpus,
@@ -25,13 +24,13 @@ from uni_sign.data.corpora import (
     read_split,
     shard_dir_beside,
 )
+from uni_sign.data.crop_shards import CropShards, open_crop_shards, told_crops
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.samples import Sample
 from uni_sign.data.shards import Shards, open_shards, told_shares
 from uni_sign.data.signs import IGNORED, Clip, ClipSettings, Collate, Key, SignDataset
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import Kept, kept_tokenizer
-from uni_sign.data.wholebody import POSE_SUFFIXES
 from uni_sign.errors import InputError
 from uni_sign.metrics.translation import signature
 from uni_sign.models.batch_norm import BatchNormMode, set_batch_norm_mode
@@ -49,6 +48,7 @@ from uni_sign.models.weights import (
     unwrap,
 )
 from uni_sign.stages._examination import examination
+from uni_sign.stages._files import samples_of_files
 from uni_sign.stages._frame_counts import frames_by_split
 from uni_sign.stages._frozen_text import FrozenTextEncoder, check_pooling, frozen_text_encoder, trained_text_encoder
 from uni_sign.stages._scoring import scored
@@ -143,7 +143,15 @@ class Translation:
                 f"{self.folder_config.vocab_size}: they do not belong together."
             )
         check_pooling(self)
-        _ = self.kept, self.generated, self.fusion_checkpoint, self.text_encoder, self.shards, self.rgb_backbone
+        _ = (
+            self.kept,
+            self.generated,
+            self.fusion_checkpoint,
+            self.text_encoder,
+            self.shards,
+            self.crop_shards,
+            self.rgb_backbone,
+        )
         train = self.splits["train"].samples
         if self.config.use_descriptions and not any(sample.description_path for sample in train):
             places = " or ".join(str(folder) for folder in self.corpus.description_dirs)
@@ -234,6 +242,11 @@ class Translation:
         return open_shards(self.corpus.shard_dir)
 
     @cached_property
+    def crop_shards(self) -> CropShards | None:
+        """The corpus's prepared hand crops, where there are any and they are used."""
+        return open_crop_shards(self.corpus.crop_dir) if self.config.rgb_support else None
+
+    @cached_property
     def text_encoder(self) -> FrozenTextEncoder | None:
         """The frozen text encoder, where ``--text_encoder_freeze`` asks for one."""
         return frozen_text_encoder(self)
@@ -281,6 +294,9 @@ class Translation:
         }
         if self.shards is not None:
             self.notes.append(told_shares(self.shards.folder, {name: data.rows for name, data in splits.items()}))
+        if self.crop_shards is not None:
+            rows = {name: data.crop_rows for name, data in splits.items()}
+            self.notes.append(told_crops(self.crop_shards.folder, rows))
         for name, dataset in splits.items():
             if dataset.cut_targets:
                 limit = dataset.settings.max_target_length
@@ -307,34 +323,13 @@ class Translation:
         self, poses: Path, descriptions: Path | None, videos: Path | None, language: str, accelerator: Any
     ) -> SignDataset:
         """Pose files (one, or all of a folder) as a held-out split without references, for `uni-sign infer`."""
-        self._check_folders(descriptions, videos)
-        files = [poses] if poses.is_file() else sorted(p for p in poses.glob("*") if p.suffix in POSE_SUFFIXES)
-        if not files:
-            raise InputError(f"No pose file (.pkl, .npz or .pose) at {poses}.")
-        samples = []
-        for file in files:
-            text = descriptions / f"{file.stem}.json" if descriptions else None
-            found = text if text is not None and text.is_file() else None
-            state, spoken = file.stat(), language or self.corpus.language
-            seen = _video_of(file, videos) if videos else None
-            samples.append(Sample(file.stem, file, found, "", spoken, state.st_size, state.st_mtime_ns, seen))
+        samples = samples_of_files(self, poses, descriptions, videos, language)
         if self.text_encoder is not None:
             self.text_encoder.fill_cache([s.description_path for s in samples if s.description_path], accelerator)
         folder = poses.parent if poses.is_file() else poses
         known = folder.resolve() == self.corpus.pose_dir.resolve()
         shards = self.shards if known else open_shards(shard_dir_beside(folder))
         return self._dataset(samples, False, shards)
-
-    def _check_folders(self, descriptions: Path | None, videos: Path | None) -> None:
-        if descriptions is not None and not self.config.use_descriptions:
-            raise InputError("--descriptions: this model was trained without --use_descriptions, so leave it out.")
-        if descriptions is not None and not descriptions.is_dir():
-            raise InputError(f"--descriptions {descriptions} is no folder: give the one that holds <clip>.json files.")
-        if videos is not None and not self.config.rgb_support:
-            raise InputError("--videos: this model was trained without --rgb_support, so leave it out.")
-        if self.config.rgb_support and (videos is None or not videos.is_dir()):
-            given = f" {videos} is no folder" if videos else ": this model was trained with --rgb_support"
-            raise InputError(f"--videos{given}: give the one that holds <clip>.mp4 files.")
 
     def _dataset(self, samples: Sequence[Sample], training: bool, shards: Shards | None) -> SignDataset:
         config, corpus = self.config, self.corpus
@@ -348,7 +343,7 @@ class Translation:
             text_dropout_p=config.text_dropout_p,
             rgb_support=config.rgb_support,
         )
-        return SignDataset(samples, self.tokenizer, settings, shards)
+        return SignDataset(samples, self.tokenizer, settings, shards, self.crop_shards)
 
     def build_model(self) -> UniSign:
         """The model with its starting weights, and with what is frozen frozen."""
@@ -482,12 +477,6 @@ def freeze_all_but_fusion(model: UniSign, fusion_only: bool) -> None:
     for name, parameter in model.named_parameters():
         module = name.split(".")[0]
         parameter.requires_grad_(module != UNUSED_MODULE and (not fusion_only or module in FUSION_MODULES))
-
-
-def _video_of(pose_file: Path, videos: Path) -> Path:
-    names = [videos / f"{pose_file.stem}{suffix}" for suffix in VIDEO_SUFFIXES]
-    # A missing one is told of with the clip, as everything that is wrong with a video is.
-    return next((path for path in names if path.is_file()), names[0])
 
 
 def _checkpoint(flag_name: str, path: str) -> Checkpoint | None:
