@@ -78,7 +78,7 @@ def crops(data: SignDataset, epoch: int, index: int) -> dict[str, HandCrops]:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_png_crops_are_those_of_the_videos(samples: list[Sample], tmp_path: Path, training: bool) -> None:
+def test_crops_kept_as_they_are_are_those_of_the_videos(samples: list[Sample], tmp_path: Path, training: bool) -> None:
     settings = replace(SETTINGS, training=training)
     from_videos = SignDataset(samples, TOKENIZER, settings)
     from_shards = SignDataset(samples, TOKENIZER, settings, crop_shards=kept(tmp_path, samples))

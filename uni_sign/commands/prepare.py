@@ -44,7 +44,9 @@ class PrepareConfig:
     shard_count: int = flag(0, "shares in all; 0: as launcher or Slurm array say", check=at_least(0))
     crops: bool = flag(False, "also cut the hands out of the videos once, for runs with --rgb_support")
     crop_quality: int = flag(
-        95, "JPEG quality of these crops; 0: PNG, exact and several times as large", check=between(0, 100)
+        95,
+        "JPEG quality of these crops; 0: pixels as they are, exact and several times as large",
+        check=between(0, 100),
     )
     report: bool = flag(False, "examine every clip, and write report.html and report.json of what is wrong")
     report_dir: str = flag("", "folder of the report; default: report, in the folder of the shards")

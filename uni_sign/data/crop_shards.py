@@ -1,9 +1,10 @@
 """Hands cut out of a corpus's videos once: Arrow files of many clips each, read by memory mapping.
 
 A row is a clip: name, size and time of change of its pose file, and those of its video; the size of its frames; a
-table of patches, five numbers each (hand, frame, left, top, bytes); their pictures, JPEG or PNG, one behind the other;
-or the sentence that says why there are none. A patch holds, of a frame in which a hand is seen, as much as the largest
-square that could be drawn there: what is cut out of it is what would be cut out of the frame.
+table of patches, six numbers each (hand, frame, left, top, width, bytes); their pictures, one behind the other, JPEG
+where the width is 0, else pixels as they are; or the sentence that says why there are none. A patch holds, of a frame
+in which a hand is seen, as much as the largest square that could be drawn there: what is cut out of it is what would be
+cut out of the frame.
 """
 
 import io
@@ -44,12 +45,13 @@ SCHEMA = pa.schema(
         pa.field("pictures", pa.large_binary(), nullable=False),
         pa.field("problem", pa.string(), nullable=False),
     ],
-    metadata={"uni_sign.layout": "hand patches 1"},
+    metadata={"uni_sign.layout": "hand patches 2"},
 )
 _NUMBERS = ("size", "mtime_ns", "video_size", "video_mtime_ns", "width", "height")
 _MARGIN = 2  # pixels: corners are cut off to whole ones
 _MOST_PIXELS = 1 << 26
 _AT_ONCE = 64  # decoded frames in memory
+_LINE = 6  # numbers of a line of the table
 Fingerprint = tuple[bytes, int, int, int, int]
 
 
@@ -79,7 +81,7 @@ def crop_fingerprint(sample: Sample) -> Fingerprint:
 
 
 def crop_row_of(sample: Sample, quality: int) -> CropRow:
-    """Cuts the hands out of a clip's video; ``quality``: of JPEG, 1 to 100, or 0: PNG, without loss."""
+    """Cuts the hands out of a clip's video; ``quality``: of JPEG, 1 to 100, or 0: pixels as they are."""
     own = crop_fingerprint(sample)
     assert sample.video_path is not None
     try:
@@ -111,19 +113,17 @@ def _cropped(own: Fingerprint, hands: Mapping[str, np.ndarray], start: int, vide
                     continue
                 patch = region_in(frames[number + start], at[hand][number], side, _MARGIN)
                 pictures.append(_picture(patch.pixels, quality))
-                table.append((place, number + start, patch.left, patch.top, len(pictures[-1])))
-    listed = np.array(table, np.int64).reshape(-1, 5)
+                width_there = 0 if quality else patch.pixels.shape[1]
+                table.append((place, number + start, patch.left, patch.top, width_there, len(pictures[-1])))
+    listed = np.array(table, np.int64).reshape(-1, _LINE)
     return CropRow(*own, width, height, listed.tobytes(), b"".join(pictures))
 
 
 def _picture(pixels: np.ndarray, quality: int) -> bytes:
-    if not pixels.size:
-        return b""
-    file, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(pixels))
-    if quality:
-        image.save(file, "JPEG", quality=quality, subsampling=0)
-    else:
-        image.save(file, "PNG", compress_level=1)
+    if not quality or not pixels.size:
+        return pixels.tobytes()
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=quality, subsampling=0)
     return file.getvalue()
 
 
@@ -169,8 +169,8 @@ class CropShards:
 
         def read(numbers: Mapping[str, np.ndarray]) -> Patches:
             data = self._maps[int(self._shard_of[row])]
-            table = np.ndarray((columns["table_bytes"] // 40, 5), np.int64, data, columns["table_at"])
-            ends = columns["pictures_at"] + np.cumsum(table[:, 4])
+            table = np.ndarray((columns["table_bytes"] // (8 * _LINE), _LINE), np.int64, data, columns["table_at"])
+            ends = columns["pictures_at"] + np.cumsum(table[:, -1])
             found = {(hand, frame): i for i, (hand, frame) in enumerate(table[:, :2].tolist())}
             try:
                 of_hand = {
@@ -190,10 +190,13 @@ class CropShards:
 
 
 def _patch(data: Any, line: np.ndarray, end: int) -> Patch:
-    _, _, left, top, size = line.tolist()
+    _, _, left, top, width, size = line.tolist()
     if size == 0:
         return Patch(np.zeros((0, 0, 3), np.uint8), left, top)
-    with Image.open(io.BytesIO(data[end - size : end]), formats=("JPEG", "PNG")) as image:
+    if width:
+        height = size // (3 * width)
+        return Patch(np.ndarray((height, width, 3), np.uint8, data, end - size), left, top)
+    with Image.open(io.BytesIO(data[end - size : end]), formats=("JPEG",)) as image:
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError("larger than 8192 x 8192")
         return Patch(np.asarray(image.convert("RGB")), left, top)
@@ -209,13 +212,15 @@ def _read_batch(batch: pa.RecordBatch, whole: pa.Buffer) -> dict[str, Any]:
     index["usable"] = np.array([not problem for problem in index["problem"]], np.int64)
     index["table_at"], index["table_bytes"] = places_in(batch.column("table"), whole)
     index["pictures_at"], pictures = places_in(batch.column("pictures"), whole)
-    if (index["table_bytes"] % 40).any() or (index["width"] < 0).any() or (index["height"] < 0).any():
+    if (index["table_bytes"] % (8 * _LINE)).any() or (index["width"] < 0).any() or (index["height"] < 0).any():
         raise ValueError("sizes disagree")
     for at, size, total in zip(
         index["table_at"].tolist(), index["table_bytes"].tolist(), pictures.tolist(), strict=True
     ):
-        table = np.frombuffer(whole, np.uint8, size, at).view(np.int64).reshape(-1, 5)
-        if (table[:, 4] < 0).any() or (table[:, 4] > total).any() or int(table[:, 4].sum()) != total:
+        table = np.frombuffer(whole, np.uint8, size, at).view(np.int64).reshape(-1, _LINE)
+        width, taken = table[:, 4], table[:, 5]
+        pixels = np.where(width > 0, taken % (3 * np.maximum(width, 1)), 0)
+        if (table < 0).any() or (table >= 1 << 40).any() or pixels.any() or int(taken.sum()) != total:
             raise ValueError("pictures outside their row")
     return index
 
