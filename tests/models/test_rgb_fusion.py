@@ -17,6 +17,7 @@ from uni_sign.models.pose_encoder import GRAPHS
 from uni_sign.models.rgb_fusion import DeformableAttention, add_rgb_fusion, fused_hands
 from uni_sign.models.uni_sign import UniSign
 from uni_sign.models.weights import compared, dead_gate, load_checkpoint, load_trunk, unwrap
+from uni_sign.stages.base import to_device
 
 Golden = Callable[[str], Any]
 Weights = Callable[[str, str | None], dict[str, Tensor]]
@@ -278,3 +279,28 @@ def test_imagenet_weights(model: UniSign) -> None:
     del given["features.0.0.weight"]
     with pytest.raises(InputError, match="1 tensors are missing"):
         load_trunk(model.rgb_support_backbone, given, "b0.pth")
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_numbers_of_the_cpu(model: UniSign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    batch = batch_of([5, 7], {"left": [1, 6], "right": [11]})
+    model.mt5_model.eval()
+    set_batch_norm_mode(model, "frozen")
+    results: dict[str, tuple[float, Tensor]] = {}
+    for device in ("cpu", "cuda"):
+        model.to(device).zero_grad()
+        given = to_device(batch, torch.device(device))
+        loss = model.summed_loss(model(given), given, 0.2)
+        loss.backward()
+        gradient = model.rgb_support_backbone.get_parameter("0.0.0.weight").grad
+        assert gradient is not None
+        # Of frozen norms and random weights little comes through: in double precision it is no underflow.
+        results[device] = float(loss.detach()), gradient.flatten().cpu().double()
+    assert results["cuda"][0] == pytest.approx(results["cpu"][0], rel=1e-4)
+    assert float(torch.cosine_similarity(results["cuda"][1], results["cpu"][1], dim=0)) > 0.999
+    model.zero_grad()
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = model.summed_loss(model(given), given, 0.2)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(results["cpu"][0], rel=0.05)

@@ -27,7 +27,7 @@ class Video:
         except OSError as error:
             raise SampleError(f"{path} cannot be read ({error.strerror}): put the video there.") from None
         try:
-            self._container = av.open(self._file, metadata_errors="ignore")
+            self._container = av.open(self._file)
             self._stream = self._container.streams.video[0]
             if self._stream.codec_context is None:
                 raise ValueError("no decoder for it")
