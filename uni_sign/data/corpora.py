@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from uni_sign.data.safe_pickle import MAX_BYTES, check_file, load_pickle
 from uni_sign.data.samples import Sample, Samples
+from uni_sign.data.tables import COLUMNS, SUFFIXES, read_table
 from uni_sign.data.wholebody import POSE_SUFFIXES
 from uni_sign.errors import InputError, one_line
 from uni_sign.yaml_files import read_mapping
@@ -27,7 +28,7 @@ class Corpus:
     """The files of a corpus, folders resolved; `{split}` in ``description_dirs`` stands for the split's name.
 
     ``text_normalization`` says how texts are scored: by ``characters``, by ``words``, or ``auto``: characters for
-    Chinese and Japanese.
+    Chinese and Japanese. ``columns`` names those of a label file that is a table (see `read_table`).
     """
 
     name: str
@@ -41,6 +42,7 @@ class Corpus:
     tasks: tuple[str, ...] = ("SLT",)
     text_normalization: str = "auto"
     label_format: str = "pickle"
+    columns: dict[str, str] = field(default_factory=dict)
     max_length: int = 256
     max_target_length: int = 50
 
@@ -125,6 +127,7 @@ def _corpus_from(content: Mapping[str, Any], path: Path, root: Path) -> Corpus:
         values["description_dirs"] = tuple(root / folder for folder in _listed(values.get("description_dirs", [])))
         values["prepared_dir"] = _present(root, values["prepared_dir"]) if values.get("prepared_dir") else None
         values["video_dir"] = _present(root, values["video_dir"]) if values.get("video_dir") else None
+        values["columns"] = dict(values.get("columns", {}))
         values["tasks"] = tuple(_listed(values.get("tasks", ["SLT"])))
         corpus = Corpus(**values)
     except (TypeError, ValueError, OSError) as error:  # of a name too long for a file the system itself complains
@@ -155,6 +158,12 @@ def _check(corpus: Corpus, path: Path) -> None:
         raise InputError(f"{path}: label_format {corpus.label_format!r} is unknown: use pickle or csl_news.")
     if corpus.text_normalization not in ("auto", "characters", "words"):
         raise InputError(f"{path}: text_normalization must be auto, characters or words.")
+    wrong = [str(field) for field, column in corpus.columns.items() if field not in COLUMNS or type(column) is not str]
+    if wrong:
+        raise InputError(f"{path}: columns has {wrong[0]!r}: name the columns of {', '.join(COLUMNS)}.")
+    tables = [file for file in (*corpus.labels.values(), *corpus.isolated_labels.values()) if file.suffix in SUFFIXES]
+    if tables and not {"name", "text"} <= set(corpus.columns):
+        raise InputError(f"{path}: {tables[0].name} is a table: name its columns of name and text under `columns`.")
     lengths = (corpus.max_length, corpus.max_target_length)
     if not all(isinstance(length, int) and length > 0 for length in lengths):
         raise InputError(f"{path}: max_length and max_target_length must be whole numbers above 0.")
@@ -281,6 +290,8 @@ def _read_labels(corpus: Corpus, task: str, split: str) -> tuple[Mapping[str, An
     if not path.is_file():
         hint = "run `uni-sign demo-data`" if corpus.name == "Demo" else "put it there, or set --data_root"
         raise InputError(f"No label file {path} for split {split!r} of {corpus.name}: {hint}.")
+    if path.suffix in SUFFIXES:
+        return read_table(path, corpus.columns, split), path
     labels = _csl_news(path, split, files) if corpus.label_format == "csl_news" else load_pickle(path)
     if not isinstance(labels, Mapping):
         raise InputError(f"{path} must hold a dict of clips, but holds {type(labels).__name__}.")
