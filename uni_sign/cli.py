@@ -1,4 +1,4 @@
-"""The `uni-sign` command: train, evaluate, infer, show, view, demo-data, prepare, doctor, trim, export."""
+"""The `uni-sign` command: train, evaluate, infer, show, view, demo-data, prepare, extract, doctor, trim, export."""
 
 import gc
 import os
@@ -26,6 +26,7 @@ _HELP = """usage: uni-sign COMMAND ...
   view CLIP [flags]               draw a clip's skeleton, raw and as the model sees it: PNG or GIF
   demo-data [--videos]            make the embedded Demo corpus
   prepare [flags]                 poses to shards that training reads by memory mapping
+  extract [flags]                 videos to pose files of 133 points, by local ONNX models
   doctor [STAGE] [flags]          check everything before training
   trim FOLDER [flags]             make an mT5 folder with the pieces that a corpus needs
   export SOURCE TARGET            best_checkpoint.pth to a safetensors folder, and back
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "view": _view,
         "demo-data": _demo_data,
         "prepare": _prepare,
+        "extract": _extract,
         "doctor": _doctor,
         "trim": _trim,
         "export": _export,
@@ -177,6 +179,19 @@ def _prepare(words: list[str]) -> int:
         return 0
     try:
         return prepare(words)
+    except RunError as error:
+        _complain(str(error), everyone=True)
+        return STATUS_FAILED
+
+
+def _extract(words: list[str]) -> int:
+    from uni_sign.commands.extract import ExtractConfig, extract
+
+    if {"-h", "--help"} & set(words):
+        build_parser(ExtractConfig, program="uni-sign extract").print_help()
+        return 0
+    try:
+        return extract(words)
     except RunError as error:
         _complain(str(error), everyone=True)
         return STATUS_FAILED

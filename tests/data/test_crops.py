@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from uni_sign.data.crops import HandCrops, Patch, Patches, clip_crops, cut, region
 from uni_sign.data.hands import HANDS, choose_crops, corners, hand_planes, square_side
 from uni_sign.data.wholebody import used_planes
+from uni_sign.errors import SampleError
 
 HEIGHT, WIDTH = 96, 128
 CASES = ("both", "right_only", "none", "left_over_border", "zero_box")
@@ -93,3 +94,9 @@ def test_what_is_drawn(frames: int, seed: int, random: bool) -> None:
     if not random and len(chosen):
         worst = scores[:, [4, 8, 12, 16, 20]].min(1)
         assert worst[chosen].max() <= np.sort(worst[seen])[len(chosen) - 1]
+
+
+def test_a_hand_that_is_none_is_told() -> None:
+    planes = np.random.default_rng(0).random((3, 4, 21)) * 1e6
+    with pytest.raises(SampleError, match=r"pixels wide in frames of 128 x 96"):
+        clip_crops(dict.fromkeys(HANDS, planes), np.arange(4), drawn_frames, None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -145,7 +145,21 @@ def _prepare_crops(corpus: Corpus, config: PrepareConfig, index: int, count: int
         remove_leftovers(corpus.crop_dir)
 
 
-def share_of(config: PrepareConfig, environment: Mapping[str, str]) -> tuple[int, int]:
+class Shared(Protocol):
+    """Flags that say which share of the work is this process's."""
+
+    @property
+    def shard_index(self) -> int:
+        """From 0, or -1."""
+        ...
+
+    @property
+    def shard_count(self) -> int:
+        """Shares in all, or 0."""
+        ...
+
+
+def share_of(config: Shared, environment: Mapping[str, str]) -> tuple[int, int]:
     """(index, count) of this process's share: the flags, else task of a Slurm array times rank of a launcher."""
     if config.shard_count:
         return config.shard_index, config.shard_count

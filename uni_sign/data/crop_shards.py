@@ -25,7 +25,7 @@ from uni_sign.data.arrow_shards import (
     read_batches,
     shard_files,
 )
-from uni_sign.data.crops import Patch, Patches, Source, region_in
+from uni_sign.data.crops import Patch, Patches, Source, check_side, region_in
 from uni_sign.data.hands import HANDS, corners, hand_planes, seen_frames, square_side
 from uni_sign.data.samples import Sample, fingerprint
 from uni_sign.data.video import Video
@@ -50,6 +50,7 @@ SCHEMA = pa.schema(
 _NUMBERS = ("size", "mtime_ns", "video_size", "video_mtime_ns", "width", "height")
 _MARGIN = 2  # pixels: corners are cut off to whole ones
 _MOST_PIXELS = 1 << 26
+_LONGEST_SIDE = 1 << 14  # of a frame
 _AT_ONCE = 64  # decoded frames in memory
 _LINE = 6  # numbers of a line of the table
 Fingerprint = tuple[bytes, int, int, int, int]
@@ -90,7 +91,7 @@ def crop_row_of(sample: Sample, quality: int) -> CropRow:
         with Video(sample.video_path) as video:
             return _cropped(own, hands, pose.start, video, quality)
     except SampleError as error:
-        return CropRow(*own, problem=str(error))
+        return CropRow(*own, problem=f"Hand crops of {sample.pose_path}: {error}")
 
 
 def _cropped(own: Fingerprint, hands: Mapping[str, np.ndarray], start: int, video: Video, quality: int) -> CropRow:
@@ -103,6 +104,7 @@ def _cropped(own: Fingerprint, hands: Mapping[str, np.ndarray], start: int, vide
     points = {hand: hands[hand][:2, places[hand]].transpose(1, 2, 0).astype(np.float64) for hand in HANDS}
     points = {hand: of_hand * (width, height) for hand, of_hand in points.items()}
     side = square_side(points)
+    check_side(side, width, height)
     at = {hand: dict(zip(places[hand].tolist(), corners(points[hand], side).tolist(), strict=True)) for hand in HANDS}
     table, pictures = [], []
     for i in range(0, len(numbers) if side else 0, _AT_ONCE):
@@ -212,7 +214,8 @@ def _read_batch(batch: pa.RecordBatch, whole: pa.Buffer) -> dict[str, Any]:
     index["usable"] = np.array([not problem for problem in index["problem"]], np.int64)
     index["table_at"], index["table_bytes"] = places_in(batch.column("table"), whole)
     index["pictures_at"], pictures = places_in(batch.column("pictures"), whole)
-    if (index["table_bytes"] % (8 * _LINE)).any() or (index["width"] < 0).any() or (index["height"] < 0).any():
+    sides = np.stack([index["width"], index["height"]])
+    if (index["table_bytes"] % (8 * _LINE)).any() or (sides < 0).any() or (sides > _LONGEST_SIDE).any():
         raise ValueError("sizes disagree")
     for at, size, total in zip(
         index["table_at"].tolist(), index["table_bytes"].tolist(), pictures.tolist(), strict=True

@@ -10,6 +10,7 @@ from PIL import Image
 
 from uni_sign.data.hands import HAND_POINTS, HANDS, choose_crops, corners, square_side
 from uni_sign.data.video import Video
+from uni_sign.errors import SampleError
 
 CROP_SIZE = 112
 
@@ -57,7 +58,8 @@ def no_crops() -> HandCrops:
 def clip_crops(hands: Mapping[str, np.ndarray], numbers: np.ndarray, source: Source, draw: Any) -> dict[str, HandCrops]:
     """Crops of both hands, whose planes (3, T, 21) hold x, y and score, in frames ``numbers`` (T,) of the video.
 
-    A hand that is not seen, or has no extent, has none. ``draw``: see `choose_crops`.
+    A hand that is not seen, or has no extent, has none. ``draw``: see `choose_crops`. Raises SampleError where a hand
+    is larger than any.
     """
     places = {hand: choose_crops(hands[hand][2], draw) for hand in HANDS}
     shares = {hand: hands[hand][:2, places[hand]].transpose(1, 2, 0).astype(np.float64) for hand in HANDS}
@@ -68,7 +70,16 @@ def clip_crops(hands: Mapping[str, np.ndarray], numbers: np.ndarray, source: Sou
     side = square_side(points)
     if side == 0:
         return {hand: no_crops() for hand in HANDS}
+    check_side(side, patches.width, patches.height)
     return {hand: _hand_crops(points[hand], places[hand], patches.of_hand[hand], side) for hand in HANDS}
+
+
+def check_side(side: int, width: int, height: int) -> None:
+    """Raises SampleError for a square that no hand has: of garbage in the poses, its pixels would fill the memory."""
+    if side > 2 * max(width, height):
+        raise SampleError(
+            f"a hand would be {side} pixels wide in frames of {width} x {height}: extract the clip's poses again."
+        )
 
 
 def _hand_crops(points: np.ndarray, places: np.ndarray, patches: Sequence[Patch], side: int) -> HandCrops:

@@ -187,7 +187,10 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
         assert sample.video_path is not None
         kept = self._crop_shards
         source = kept.source(row) if kept is not None and row >= 0 else from_video(sample.video_path)
-        return clip_crops(hands, frames, source, draw)
+        try:
+            return clip_crops(hands, frames, source, draw)
+        except SampleError as error:
+            raise SampleError(f"Hand crops of {sample.pose_path}: {error}") from None
 
     def _chosen(self, count: int, key: Key) -> np.ndarray:
         settings, draw = self.settings, None

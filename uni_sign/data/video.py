@@ -103,6 +103,23 @@ class Video:
         return SampleError(f"{self._path} is no video that can be read ({said}): get it anew.")
 
 
+def frames_in_order(path: Path, at_once: int) -> Iterator[list[np.ndarray]]:
+    """All frames of a video, RGB (H, W, 3) uint8, ``at_once`` at a time; raises SampleError, naming the file."""
+    shown: list[np.ndarray] = []
+    try:
+        with path.open("rb") as file, av.open(file) as container:
+            for frame in container.decode(video=0):
+                shown.append(_image(frame))
+                if len(shown) == at_once:
+                    yield shown
+                    shown = []
+    except (av.error.FFmpegError, OSError, IndexError, ValueError, MemoryError) as error:
+        said = str(error) or type(error).__name__
+        raise SampleError(f"{path} is no video that can be read ({said}): get it anew.") from None
+    if shown:
+        yield shown
+
+
 def _index(container: Any, stream: Any) -> tuple[np.ndarray, np.ndarray]:
     """Times of all frames in the order in which they are shown, and those of the key frames: nothing is decoded."""
     if stream.codec_context.width * stream.codec_context.height > _MOST_PIXELS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import random
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -158,6 +158,34 @@ def _square(xy: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, Any]:
 # --- reading -----------------------------------------------------------------------------------------------
 
 
+_ARRAYS = ("keypoints", "scores", "start", "end")
+_EXTRACTOR = ("name", "version", "mode")
+
+
+def write_npz(file: Any, keypoints: np.ndarray, scores: np.ndarray, extractor: Mapping[str, str]) -> None:
+    """A clip of one person as a pose file: keypoints (T, 133, 2) in shares of the image, scores (T, 133)."""
+    told = np.array([extractor[name] for name in _EXTRACTOR])
+    np.savez_compressed(file, keypoints=keypoints[:, None], scores=scores[:, None], extractor=told)
+
+
+def extractor_of(path: Path) -> dict[str, str] | None:
+    """Name, version and mode of what made a pose file, or None where there is no such file or it does not say."""
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(zip(_EXTRACTOR, map(str, arrays["extractor"].tolist()), strict=True))
+        except Exception:  # zip, zlib and numpy raise a dozen types for damaged files
+            return None
+    try:
+        content = read_content(path)
+    except SampleError:
+        return None
+    told = content.get("extractor") if isinstance(content, dict) else None
+    if not isinstance(told, dict) or not all(isinstance(told.get(name), str) for name in _EXTRACTOR):
+        return None
+    return {name: told[name] for name in _EXTRACTOR}
+
+
 def _read_npz(path: Path) -> dict[str, Any]:
     check_file(path)
     try:
@@ -165,7 +193,10 @@ def _read_npz(path: Path) -> dict[str, Any]:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
                 raise InputError(f"{path} unpacks to more than {MAX_BYTES:,} bytes: split it.")
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files if name in ("keypoints", "scores", "start", "end")}
+            found: dict[str, Any] = {name: arrays[name] for name in arrays.files if name in _ARRAYS}
+            if "extractor" in arrays.files:
+                found["extractor"] = dict(zip(_EXTRACTOR, map(str, arrays["extractor"].tolist()), strict=True))
+            return found
     except InputError:
         raise
     except Exception:  # zip, zlib and numpy raise a dozen types for damaged files
