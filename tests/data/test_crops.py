@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uni_sign.data.crops import HandCrops, Patch, Patches, clip_crops, cut, region
+from uni_sign.data.crops import HandCrops, Locate, Patch, Patches, clip_crops, cut, region
 from uni_sign.data.hands import HANDS, choose_crops, corners, hand_planes, square_side
 from uni_sign.data.wholebody import used_planes
 
@@ -24,7 +24,7 @@ def image(number: int) -> np.ndarray:
     return np.stack(planes, -1).astype(np.uint8)
 
 
-def drawn_frames(numbers: Mapping[str, np.ndarray]) -> Patches:
+def drawn_frames(numbers: Mapping[str, np.ndarray], _: Locate) -> Patches:
     return Patches({hand: [Patch(image(i)) for i in n.tolist()] for hand, n in numbers.items()}, WIDTH, HEIGHT)
 
 

@@ -1,6 +1,7 @@
 """Frames of a video by number: the ones that decoding all of it gives; and files that are no video."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uni_sign.data import video as video_module
 from uni_sign.data.video import Video
 from uni_sign.errors import SampleError
 
@@ -67,32 +67,58 @@ def test_frames_are_those_of_the_whole_video(videos: Videos, form: str, wanted: 
     path, whole = videos[form]
     with Video(path) as video:
         assert len(video) == len(whole) == COUNT
-        found = video.frames(sorted(wanted, reverse=True))
+        found = dict(video.images(np.array(sorted(wanted), np.int64)))
     assert set(found) == wanted
     for number, frame in found.items():
         np.testing.assert_array_equal(frame, whole[number])
 
 
-def test_only_what_is_needed_is_decoded(videos: Videos, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[int] = []
-    monkeypatch.setattr(video_module, "_image", lambda frame: shown.append(frame.pts) or np.zeros((1, 1, 3), np.uint8))
+def test_only_what_is_needed_is_decoded(videos: Videos) -> None:
+    """From a key frame to the wanted frame, and no further."""
     with Video(videos["plain"][0]) as video:
-        runs = list(video._runs([1, 3, 30, 47]))
-        video.frames([1, 3, 30, 47])
-    assert runs == [[1, 3], [30], [47]]
-    assert len(shown) == 4
+        fed: list[int] = []
+        feed = video._fed
+
+        def noted(group: Any) -> Iterator[Any]:
+            for packet in feed(group):
+                fed.extend([packet.pts] if packet else [])
+                yield packet
+
+        video._fed = noted  # type: ignore[method-assign]
+        keys, times = video._packets.keys, video._packets.times
+        wanted = [3, 18, 24]
+        assert [number for number, _ in video.images(np.array(wanted))] == wanted
+    expected = [range(keys[keys <= number].max(), number + 1) for number in wanted]
+    assert fed == [times[packet] for packets in expected for packet in packets]
+    assert len(fed) < 20
+
+
+def test_frames_that_nobody_needs_are_left_out(videos: Videos) -> None:
+    """Decoding half of a group of B-frames costs less than the whole; what comes out is still exact."""
+    path, whole = videos["b_frames"]
+    with Video(path) as video:
+        seen = []
+        decoder = video._stream.codec_context
+        for group in video._groups(np.array([11])):
+            for packet in video._fed(group):
+                seen += [(frame.pts in group.wanted, frame) for frame in decoder.decode(packet)]
+    assert 1 < len(seen) < 10
+    [frame] = [frame for wanted, frame in seen if wanted]
+    np.testing.assert_array_equal(frame.to_ndarray(format="rgb24"), whole[11])
 
 
 def test_too_few_frames_are_said(videos: Videos) -> None:
-    with Video(videos["plain"][0]) as video, pytest.raises(SampleError, match=r"plain\.mp4 has 60 frames, but .* 60"):
-        video.frames([2, 60])
+    with pytest.raises(SampleError, match=r"plain\.mp4 has 60 frames, but .* 60"):
+        Video(videos["plain"][0], least=61)
+    with Video(videos["plain"][0], least=60) as video:
+        assert len(video) == 60
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all", b"\x00" * 5000, b"#EXTM3U\nhttp://127.0.0.1/a.ts\n"])
 def test_what_is_no_video(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.mp4"
     path.write_bytes(content)
-    with pytest.raises(SampleError, match=r"x\.mp4 is no video that can be read"):
+    with pytest.raises(SampleError, match=r"x\.mp4 (is no|cannot be read as a) video.*: get it anew"):
         Video(path)
 
 
@@ -109,5 +135,5 @@ def test_damage_is_a_sentence(videos: Videos, tmp_path_factory: pytest.TempPathF
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     with contextlib.suppress(SampleError), Video(path) as video:
-        found = video.frames([0, 30, 59])
-        assert all(frame.dtype == np.uint8 and frame.ndim == 3 for frame in found.values())
+        for number, frame in video.images(np.array([n for n in (0, 30, 59) if n < len(video)])):
+            assert (number in (0, 30, 59), frame.dtype, frame.ndim) == (True, np.uint8, 3)
