@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from uni_sign.data.crops import HandCrops, Locate, Patch, Patches, clip_crops, cut, region
 from uni_sign.data.hands import HANDS, choose_crops, corners, hand_planes, square_side
@@ -93,3 +94,34 @@ def test_what_is_drawn(frames: int, seed: int, random: bool) -> None:
     if not random and len(chosen):
         worst = scores[:, [4, 8, 12, 16, 20]].min(1)
         assert worst[chosen].max() <= np.sort(worst[seen])[len(chosen) - 1]
+
+
+@given(
+    hnp.arrays(np.float64, (3, 2, 10, 21), elements=st.floats(-1e6, 1e6) | st.floats(-0.5, 1.5)),
+    st.integers(2, 200),
+    st.integers(2, 200),
+)
+def test_any_points_give_crops_of_bounded_squares(points: np.ndarray, width: int, height: int) -> None:
+    """Noise far outside the picture must not take more memory than the picture."""
+    planes = np.concatenate([points[:2], np.full((1, 2, 10, 21), 0.9)])
+    sides = []
+
+    def frames(numbers: Mapping[str, np.ndarray], locate: Locate) -> Patches:
+        sides.append(locate(width, height).side)
+        black = Patch(np.zeros((height, width, 3), np.uint8))
+        return Patches({hand: [black] * len(n) for hand, n in numbers.items()}, width, height)
+
+    crops = clip_crops({"left": planes[:, 0], "right": planes[:, 1]}, np.arange(10), frames, None)
+    assert all(0 <= side <= max(width, height) for side in sides)
+    for made in crops.values():
+        assert len(made.images) == len(made.points) == len(made.places)
+        assert ((made.points >= 0) & (made.points <= 1)).all()
+
+
+@given(hnp.arrays(np.float64, (6, 21, 2), elements=st.floats(-300, 500)), st.integers(1, 60), st.integers(0, 60))
+def test_a_smaller_square_lies_within_a_larger_one(points: np.ndarray, half: int, more: int) -> None:
+    """What `uni-sign prepare --crops` keeps of a frame is enough for whatever training draws."""
+    small, large = 2 * half, 2 * (half + more)
+    inner, outer = corners(points, small), corners(points, large)
+    assert (outer <= inner).all()
+    assert (inner + small <= outer + large).all()
