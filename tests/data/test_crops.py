@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
-from uni_sign.data.crops import HandCrops, Locate, Patch, Patches, clip_crops, cut, region
+from uni_sign.data.crops import HandCrops, Locate, Patch, Patches, clip_crops, cut, region, region_in
 from uni_sign.data.hands import HANDS, choose_crops, corners, hand_planes, square_side
 from uni_sign.data.wholebody import used_planes
 
@@ -26,7 +27,9 @@ def image(number: int) -> np.ndarray:
 
 
 def drawn_frames(numbers: Mapping[str, np.ndarray], _: Locate) -> Patches:
-    return Patches({hand: [Patch(image(i)) for i in n.tolist()] for hand, n in numbers.items()}, WIDTH, HEIGHT)
+    return Patches(
+        {hand: [Patch(Image.fromarray(image(i))) for i in n.tolist()] for hand, n in numbers.items()}, WIDTH, HEIGHT
+    )
 
 
 def crops_of(golden: Callable[[str], Any], case: str) -> tuple[Any, dict[str, HandCrops]]:
@@ -71,14 +74,15 @@ def test_crops_at_every_border_are_those_of_a_padded_image(left: int, top: int, 
     whole, margin = image(3), 400
     padded = np.pad(whole, ((margin, margin), (margin, margin), (0, 0)))
     expected = padded[top + margin : top + margin + side, left + margin : left + margin + side]
-    np.testing.assert_array_equal(region(Patch(whole), left, top, side), expected)
+    np.testing.assert_array_equal(region(Patch(Image.fromarray(whole)), left, top, side), expected)
     x, y = max(0, left - 3), max(0, top - 5)
-    part = Patch(whole[y : max(0, top + side + 4), x : max(0, left + side + 2)], x, y)
-    np.testing.assert_array_equal(region(part, left, top, side), expected)
+    part = Patch(Image.fromarray(whole[y : max(y, top + side + 4), x : max(x, left + side + 2)].copy()), x, y)
+    for patch in (part, *(region_in(whole, (left, top), side, margin) for margin in (0, 1, 2))):
+        np.testing.assert_array_equal(region(patch, left, top, side), expected)
 
 
 def test_a_crop_over_the_border_shows_the_hand() -> None:
-    crop = cut(Patch(np.full((50, 50, 3), 200, np.uint8)), (-10, 20), 20)
+    crop = cut(Patch(Image.new("RGB", (50, 50), (200, 200, 200))), (-10, 20), 20)
     assert crop.shape == (3, 112, 112)
     assert (crop[:, :, :50] == 0).all()
     assert (crop[:, :, 64:] == 200).all()
@@ -108,7 +112,7 @@ def test_any_points_give_crops_of_bounded_squares(points: np.ndarray, width: int
 
     def frames(numbers: Mapping[str, np.ndarray], locate: Locate) -> Patches:
         sides.append(locate(width, height).side)
-        black = Patch(np.zeros((height, width, 3), np.uint8))
+        black = Patch(Image.new("RGB", (width, height)))
         return Patches({hand: [black] * len(n) for hand, n in numbers.items()}, width, height)
 
     crops = clip_crops({"left": planes[:, 0], "right": planes[:, 1]}, np.arange(10), frames, None)

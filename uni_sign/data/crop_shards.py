@@ -29,7 +29,7 @@ from uni_sign.data.arrow_shards import (
 from uni_sign.data.crops import Locate, Patch, Patches, Source, cut_patches, shares_at, squares
 from uni_sign.data.hands import HANDS, hand_planes, seen_frames
 from uni_sign.data.samples import Sample, fingerprint
-from uni_sign.data.video import Video
+from uni_sign.data.video import MAX_PIXELS, Video
 from uni_sign.data.wholebody import read_pose, used_planes
 from uni_sign.errors import SampleError
 
@@ -50,7 +50,6 @@ SCHEMA = pa.schema(
 )
 _NUMBERS = ("size", "mtime_ns", "video_size", "video_mtime_ns", "width", "height")
 _MARGIN = 2  # pixels: corners are cut off to whole ones
-_MOST_PIXELS = 1 << 26
 _LINE = 6  # numbers of a line of the table
 Fingerprint = tuple[bytes, int, int, int, int]
 
@@ -102,18 +101,18 @@ def _cropped(own: Fingerprint, hands: Mapping[str, np.ndarray], start: int, vide
     numbers = {hand: places[hand] + start for hand in HANDS}
     for hand, number, patch, of_frame in cut_patches(video, numbers, locate, _MARGIN):
         size = of_frame
-        pictures.append(_picture(patch.pixels, quality))
-        width = 0 if quality else patch.pixels.shape[1]
+        pictures.append(_picture(patch.image, quality))
+        width = 0 if quality else patch.image.width
         table.append((HANDS.index(hand), number, patch.left, patch.top, width, len(pictures[-1])))
     listed = np.array(table, np.int64).reshape(-1, _LINE)
     return CropRow(*own, *size, listed.tobytes(), b"".join(pictures))
 
 
-def _picture(pixels: np.ndarray, quality: int) -> bytes:
-    if not quality or not pixels.size:
-        return pixels.tobytes()
+def _picture(image: Image.Image, quality: int) -> bytes:
+    if not quality or not image.width * image.height:
+        return image.tobytes()
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=quality, subsampling=0)
+    image.save(file, "JPEG", quality=quality, subsampling=0)
     return file.getvalue()
 
 
@@ -184,14 +183,15 @@ class CropShards:
 def _patch(data: Any, line: np.ndarray, end: int) -> Patch:
     _, _, left, top, width, size = line.tolist()
     if size == 0:
-        return Patch(np.zeros((0, 0, 3), np.uint8), left, top)
+        return Patch(Image.new("RGB", (0, 0)), left, top)
+    pixels: bytes = data[end - size : end]
     if width:
-        height = size // (3 * width)
-        return Patch(np.ndarray((height, width, 3), np.uint8, data, end - size), left, top)
-    with Image.open(io.BytesIO(data[end - size : end]), formats=("JPEG",)) as image:
-        if image.width * image.height > _MOST_PIXELS:
-            raise ValueError("larger than 8192 x 8192")
-        return Patch(np.asarray(image.convert("RGB")), left, top)
+        return Patch(Image.frombuffer("RGB", (width, size // (3 * width)), pixels, "raw", "RGB", 0, 1), left, top)
+    image = Image.open(io.BytesIO(pixels), formats=("JPEG",))
+    if image.width * image.height > MAX_PIXELS or image.mode != "RGB":
+        raise ValueError("no picture in colour, or too large")
+    image.load()
+    return Patch(image, left, top)
 
 
 _COLUMNS = (*_NUMBERS, "table_at", "table_bytes", "pictures_at", "usable")

@@ -29,9 +29,9 @@ class HandCrops:
 
 @dataclass(frozen=True)
 class Patch:
-    """A part of a frame, RGB (h, w, 3) uint8, whose left upper corner lies at ``left``, ``top`` of the frame."""
+    """A part of a frame, in RGB, whose left upper corner lies at ``left``, ``top`` of the frame."""
 
-    pixels: np.ndarray
+    image: Image.Image
     left: int = 0
     top: int = 0
 
@@ -145,27 +145,21 @@ def cut_patches(
 
 def cut(patch: Patch, corner: Sequence[int], side: int) -> np.ndarray:
     """The square of a frame, black where it reaches over the border, as a crop (3, 112, 112) uint8."""
-    left, top = corner
-    square = region(patch, left, top, side)
-    resized = Image.fromarray(square).resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BICUBIC)
-    return np.asarray(resized).transpose(2, 0, 1)
+    square = region(patch, corner[0], corner[1], side)
+    return np.asarray(square.resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
 
 
 def region_in(frame: np.ndarray, corner: Sequence[int], side: int, margin: int) -> Patch:
-    """A copy of the part of a frame that a square, and ``margin`` pixels round it, cover."""
+    """A copy of the part of a frame (H, W, 3) that a square, and ``margin`` pixels round it, cover."""
     left, top = (max(0, place - margin) for place in corner)
     right, bottom = (place + side + margin for place in corner)
-    return Patch(frame[top : max(top, bottom), left : max(left, right)].copy(), left, top)
+    part = frame[top : max(top, bottom), left : max(left, right)]
+    return Patch(Image.fromarray(np.ascontiguousarray(part)), left, top)
 
 
-def region(patch: Patch, left: int, top: int, side: int) -> np.ndarray:
-    """The square (side, side, 3) of a frame's patch, black where the patch ends."""
-    height, width = patch.pixels.shape[:2]
+def region(patch: Patch, left: int, top: int, side: int) -> Image.Image:
+    """The square of a frame's patch, black where the patch ends."""
     left, top = left - patch.left, top - patch.top
-    x, y = slice(max(left, 0), min(left + side, width)), slice(max(top, 0), min(top + side, height))
-    if x.start == left and y.start == top and x.stop == left + side and y.stop == top + side:
-        return np.ascontiguousarray(patch.pixels[y, x])
-    square = np.zeros((side, side, 3), np.uint8)
-    if x.start < x.stop and y.start < y.stop:
-        square[y.start - top : y.stop - top, x.start - left : x.stop - left] = patch.pixels[y, x]
-    return square
+    if min(left, top) + side <= 0 or left >= patch.image.width or top >= patch.image.height:
+        return Image.new("RGB", (side, side))  # Pillow's own numbers end before those of a stray point
+    return patch.image.crop((left, top, left + side, top + side))
