@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from uni_sign.data.arrow_shards import ABSENT, OUTDATED, UNREADABLE
 from uni_sign.data.crop_shards import SCHEMA, CropShards, crop_row_of, open_crop_shards, told_crops
 from uni_sign.data.crops import HandCrops
+from uni_sign.data.hands import HANDS
 from uni_sign.data.samples import Sample
 from uni_sign.data.shard_writer import ShardWriter
 from uni_sign.data.signs import Clip, ClipSettings, Key, SignDataset, Unusable
@@ -126,9 +127,24 @@ def test_an_unreadable_video_is_recorded_and_said(samples: list[Sample], tmp_pat
     first, second = shards.problems(wrong)
     assert "broken.mp4 is no video that can be read" in first
     assert "short.mp4 has 11 frames, but its poses go up to frame" in second
+    for epoch in range(8):  # whatever is drawn
+        assert isinstance(SignDataset(wrong, TOKENIZER, SETTINGS)[Key(epoch, 1)], Unusable)
     unusable = SignDataset(wrong, TOKENIZER, SETTINGS)[Key(0, 0)]
     assert isinstance(unusable, Unusable)
     assert "broken.mp4" in unusable.problem
+
+
+def test_hands_without_extent_have_no_crops(samples: list[Sample], tmp_path: Path) -> None:
+    pose = pickle.loads(samples[1].pose_path.read_bytes())
+    pose["keypoints"][:, :, 91:] = 0.5 + 0.001 * (np.arange(42) % 2)[:, None]  # a tenth of a pixel
+    path = tmp_path / "dots.pkl"
+    path.write_bytes(pickle.dumps(pose))
+    state = path.stat()
+    dots = [replace(samples[1], pose_path=path, size=state.st_size, mtime_ns=state.st_mtime_ns)]
+    shards = kept(tmp_path / "kept", dots)
+    assert shards.locate(dots).tolist() == [0]
+    for data in (SignDataset(dots, TOKENIZER, SETTINGS), SignDataset(dots, TOKENIZER, SETTINGS, crop_shards=shards)):
+        assert [len(crops(data, 0, 0)[hand].images) for hand in HANDS] == [0, 0]
 
 
 @given(st.data())

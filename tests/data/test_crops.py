@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
 
-from uni_sign.data.crops import HandCrops, Patch, Patches, clip_crops, cut, region
+from uni_sign.data.crops import HandCrops, Locate, Patch, Patches, clip_crops, cut, region, region_in
 from uni_sign.data.hands import HANDS, choose_crops, corners, hand_planes, square_side
 from uni_sign.data.wholebody import used_planes
-from uni_sign.errors import SampleError
 
 HEIGHT, WIDTH = 96, 128
 CASES = ("both", "right_only", "none", "left_over_border", "zero_box")
@@ -25,8 +26,10 @@ def image(number: int) -> np.ndarray:
     return np.stack(planes, -1).astype(np.uint8)
 
 
-def drawn_frames(numbers: Mapping[str, np.ndarray]) -> Patches:
-    return Patches({hand: [Patch(image(i)) for i in n.tolist()] for hand, n in numbers.items()}, WIDTH, HEIGHT)
+def drawn_frames(numbers: Mapping[str, np.ndarray], _: Locate) -> Patches:
+    return Patches(
+        {hand: [Patch(Image.fromarray(image(i))) for i in n.tolist()] for hand, n in numbers.items()}, WIDTH, HEIGHT
+    )
 
 
 def crops_of(golden: Callable[[str], Any], case: str) -> tuple[Any, dict[str, HandCrops]]:
@@ -71,14 +74,15 @@ def test_crops_at_every_border_are_those_of_a_padded_image(left: int, top: int, 
     whole, margin = image(3), 400
     padded = np.pad(whole, ((margin, margin), (margin, margin), (0, 0)))
     expected = padded[top + margin : top + margin + side, left + margin : left + margin + side]
-    np.testing.assert_array_equal(region(Patch(whole), left, top, side), expected)
+    np.testing.assert_array_equal(region(Patch(Image.fromarray(whole)), left, top, side), expected)
     x, y = max(0, left - 3), max(0, top - 5)
-    part = Patch(whole[y : max(0, top + side + 4), x : max(0, left + side + 2)], x, y)
-    np.testing.assert_array_equal(region(part, left, top, side), expected)
+    part = Patch(Image.fromarray(whole[y : max(y, top + side + 4), x : max(x, left + side + 2)].copy()), x, y)
+    for patch in (part, *(region_in(whole, (left, top), side, margin) for margin in (0, 1, 2))):
+        np.testing.assert_array_equal(region(patch, left, top, side), expected)
 
 
 def test_a_crop_over_the_border_shows_the_hand() -> None:
-    crop = cut(Patch(np.full((50, 50, 3), 200, np.uint8)), (-10, 20), 20)
+    crop = cut(Patch(Image.new("RGB", (50, 50), (200, 200, 200))), (-10, 20), 20)
     assert crop.shape == (3, 112, 112)
     assert (crop[:, :, :50] == 0).all()
     assert (crop[:, :, 64:] == 200).all()
@@ -96,7 +100,32 @@ def test_what_is_drawn(frames: int, seed: int, random: bool) -> None:
         assert worst[chosen].max() <= np.sort(worst[seen])[len(chosen) - 1]
 
 
-def test_a_hand_that_is_none_is_told() -> None:
-    planes = np.random.default_rng(0).random((3, 4, 21)) * 1e6
-    with pytest.raises(SampleError, match=r"pixels wide in frames of 128 x 96"):
-        clip_crops(dict.fromkeys(HANDS, planes), np.arange(4), drawn_frames, None)
+@given(
+    hnp.arrays(np.float64, (3, 2, 10, 21), elements=st.floats(-1e6, 1e6) | st.floats(-0.5, 1.5)),
+    st.integers(2, 200),
+    st.integers(2, 200),
+)
+def test_any_points_give_crops_of_bounded_squares(points: np.ndarray, width: int, height: int) -> None:
+    """Noise far outside the picture must not take more memory than the picture."""
+    planes = np.concatenate([points[:2], np.full((1, 2, 10, 21), 0.9)])
+    sides = []
+
+    def frames(numbers: Mapping[str, np.ndarray], locate: Locate) -> Patches:
+        sides.append(locate(width, height).side)
+        black = Patch(Image.new("RGB", (width, height)))
+        return Patches({hand: [black] * len(n) for hand, n in numbers.items()}, width, height)
+
+    crops = clip_crops({"left": planes[:, 0], "right": planes[:, 1]}, np.arange(10), frames, None)
+    assert all(0 <= side <= max(width, height) for side in sides)
+    for made in crops.values():
+        assert len(made.images) == len(made.points) == len(made.places)
+        assert ((made.points >= 0) & (made.points <= 1)).all()
+
+
+@given(hnp.arrays(np.float64, (6, 21, 2), elements=st.floats(-300, 500)), st.integers(1, 60), st.integers(0, 60))
+def test_a_smaller_square_lies_within_a_larger_one(points: np.ndarray, half: int, more: int) -> None:
+    """What `uni-sign prepare --crops` keeps of a frame is enough for whatever training draws."""
+    small, large = 2 * half, 2 * (half + more)
+    inner, outer = corners(points, small), corners(points, large)
+    assert (outer <= inner).all()
+    assert (inner + small <= outer + large).all()

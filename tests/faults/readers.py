@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from hostile_crops import crop_shard, video
 from hostile_json import csl_news, descriptions, export_config, kept_pieces, manifest, mt5_config, state
 from hostile_pickles import label_pickle, pose_npz, pose_pickle
 from hostile_pose_format import pose_format
@@ -17,7 +18,19 @@ from reader import Reader
 READERS: dict[str, Callable[[Path], Reader]] = {
     build.__name__: build
     for build in (
-        *(pose_pickle, pose_npz, pose_format, shard, label_pickle, csl_news, descriptions, corpus_yaml, flags_yaml),
+        *(
+            pose_pickle,
+            pose_npz,
+            pose_format,
+            shard,
+            crop_shard,
+            video,
+            label_pickle,
+            csl_news,
+            descriptions,
+            corpus_yaml,
+            flags_yaml,
+        ),
         *(pth, pth_flags, safetensors, export_config, manifest, state, mt5_config, kept_pieces, spiece),
     )
 }

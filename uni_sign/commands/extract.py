@@ -14,7 +14,7 @@ from uni_sign.commands.prepare import convert, share_of
 from uni_sign.config import at_least, between, flag, parse_flags
 from uni_sign.data.corpora import VIDEO_SUFFIXES
 from uni_sign.data.rtmpose import OnnxModel, detected, estimated, signer_track
-from uni_sign.data.video import frames_in_order
+from uni_sign.data.video import Video
 from uni_sign.data.wholebody import POINTS, extractor_of, write_npz
 from uni_sign.errors import InputError, SampleError
 
@@ -183,9 +183,14 @@ def poses_of(video: Path, models: Models) -> tuple[np.ndarray, np.ndarray]:
 
     Raises SampleError, naming the video, where it cannot be read or shows nobody at all.
     """
+    with Video(video) as opened:
+        return _poses(opened, video, models)
+
+
+def _poses(opened: Video, video: Path, models: Models) -> tuple[np.ndarray, np.ndarray]:
     boxes: list[np.ndarray] = []
     size = np.ones(2)
-    for frames in frames_in_order(video, _AT_ONCE):
+    for frames in opened.runs(_AT_ONCE):
         size = np.array(frames[0].shape[1::-1], np.float64)
         boxes += detected(models.detector, frames)
     track = signer_track(boxes, *size.astype(int).tolist())
@@ -193,7 +198,7 @@ def poses_of(video: Path, models: Models) -> tuple[np.ndarray, np.ndarray]:
         raise SampleError(f"{video} shows nobody that the detector finds: leave it out, or try another --detector.")
     keypoints = np.zeros((len(boxes), POINTS, 2), np.float32)
     scores = np.zeros((len(boxes), POINTS), np.float32)
-    for number, frames in enumerate(frames_in_order(video, _AT_ONCE)):
+    for number, frames in enumerate(opened.runs(_AT_ONCE)):
         first = number * _AT_ONCE
         shown = [i for i in range(len(frames)) if track[first + i] >= 0]
         if shown:

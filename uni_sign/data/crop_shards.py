@@ -9,6 +9,7 @@ cut out of the frame.
 
 import io
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +26,10 @@ from uni_sign.data.arrow_shards import (
     read_batches,
     shard_files,
 )
-from uni_sign.data.crops import Patch, Patches, Source, check_side, region_in
-from uni_sign.data.hands import HANDS, corners, hand_planes, seen_frames, square_side
+from uni_sign.data.crops import Locate, Patch, Patches, Source, cut_patches, shares_at, squares
+from uni_sign.data.hands import HANDS, hand_planes, seen_frames
 from uni_sign.data.samples import Sample, fingerprint
-from uni_sign.data.video import Video
+from uni_sign.data.video import MAX_PIXELS, Video
 from uni_sign.data.wholebody import read_pose, used_planes
 from uni_sign.errors import SampleError
 
@@ -49,9 +50,7 @@ SCHEMA = pa.schema(
 )
 _NUMBERS = ("size", "mtime_ns", "video_size", "video_mtime_ns", "width", "height")
 _MARGIN = 2  # pixels: corners are cut off to whole ones
-_MOST_PIXELS = 1 << 26
 _LONGEST_SIDE = 1 << 14  # of a frame
-_AT_ONCE = 64  # decoded frames in memory
 _LINE = 6  # numbers of a line of the table
 Fingerprint = tuple[bytes, int, int, int, int]
 
@@ -88,7 +87,7 @@ def crop_row_of(sample: Sample, quality: int) -> CropRow:
     try:
         pose = read_pose(sample.pose_path)
         hands = hand_planes(used_planes(pose.keypoints, pose.scores))
-        with Video(sample.video_path) as video:
+        with Video(sample.video_path, pose.start + len(pose.scores)) as video:
             return _cropped(own, hands, pose.start, video, quality)
     except SampleError as error:
         return CropRow(*own, problem=f"Hand crops of {sample.pose_path}: {error}")
@@ -96,36 +95,25 @@ def crop_row_of(sample: Sample, quality: int) -> CropRow:
 
 def _cropped(own: Fingerprint, hands: Mapping[str, np.ndarray], start: int, video: Video, quality: int) -> CropRow:
     places = {hand: seen_frames(hands[hand][2]) for hand in HANDS}
-    numbers = np.unique(np.concatenate(list(places.values())))
-    if not len(numbers):
-        return CropRow(*own)
-    first = next(iter(video.frames(numbers[:1] + start).values()))
-    height, width = first.shape[:2]
-    points = {hand: hands[hand][:2, places[hand]].transpose(1, 2, 0).astype(np.float64) for hand in HANDS}
-    points = {hand: of_hand * (width, height) for hand, of_hand in points.items()}
-    side = square_side(points)
-    check_side(side, width, height)
-    at = {hand: dict(zip(places[hand].tolist(), corners(points[hand], side).tolist(), strict=True)) for hand in HANDS}
-    table, pictures = [], []
-    for i in range(0, len(numbers) if side else 0, _AT_ONCE):
-        frames = video.frames(numbers[i : i + _AT_ONCE] + start)
-        for number in numbers[i : i + _AT_ONCE].tolist():
-            for place, hand in enumerate(HANDS):
-                if number not in at[hand]:
-                    continue
-                patch = region_in(frames[number + start], at[hand][number], side, _MARGIN)
-                pictures.append(_picture(patch.pixels, quality))
-                width_there = 0 if quality else patch.pixels.shape[1]
-                table.append((place, number + start, patch.left, patch.top, width_there, len(pictures[-1])))
+    locate = partial(squares, shares_at(hands, places))
+    table: list[tuple[int, ...]] = []
+    pictures: list[bytes] = []
+    size = (0, 0)
+    numbers = {hand: places[hand] + start for hand in HANDS}
+    for hand, number, patch, of_frame in cut_patches(video, numbers, locate, _MARGIN):
+        size = of_frame
+        pictures.append(_picture(patch.image, quality))
+        width = 0 if quality else patch.image.width
+        table.append((HANDS.index(hand), number, patch.left, patch.top, width, len(pictures[-1])))
     listed = np.array(table, np.int64).reshape(-1, _LINE)
-    return CropRow(*own, width, height, listed.tobytes(), b"".join(pictures))
+    return CropRow(*own, *size, listed.tobytes(), b"".join(pictures))
 
 
-def _picture(pixels: np.ndarray, quality: int) -> bytes:
-    if not quality or not pixels.size:
-        return pixels.tobytes()
+def _picture(image: Image.Image, quality: int) -> bytes:
+    if not quality or not image.width * image.height:
+        return image.tobytes()
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=quality, subsampling=0)
+    image.save(file, "JPEG", quality=quality, subsampling=0)
     return file.getvalue()
 
 
@@ -169,7 +157,9 @@ class CropShards:
         columns = {name: int(self._columns[name][row]) for name in _COLUMNS}
         path = self.files[int(self._shard_of[row])]
 
-        def read(numbers: Mapping[str, np.ndarray]) -> Patches:
+        def read(numbers: Mapping[str, np.ndarray], locate: Locate) -> Patches:
+            if locate(columns["width"], columns["height"]).side == 0:
+                return Patches(dict.fromkeys(HANDS, ()), columns["width"], columns["height"])
             data = self._maps[int(self._shard_of[row])]
             table = np.ndarray((columns["table_bytes"] // (8 * _LINE), _LINE), np.int64, data, columns["table_at"])
             ends = columns["pictures_at"] + np.cumsum(table[:, -1])
@@ -194,14 +184,15 @@ class CropShards:
 def _patch(data: Any, line: np.ndarray, end: int) -> Patch:
     _, _, left, top, width, size = line.tolist()
     if size == 0:
-        return Patch(np.zeros((0, 0, 3), np.uint8), left, top)
+        return Patch(Image.new("RGB", (0, 0)), left, top)
+    pixels: bytes = data[end - size : end]
     if width:
-        height = size // (3 * width)
-        return Patch(np.ndarray((height, width, 3), np.uint8, data, end - size), left, top)
-    with Image.open(io.BytesIO(data[end - size : end]), formats=("JPEG",)) as image:
-        if image.width * image.height > _MOST_PIXELS:
-            raise ValueError("larger than 8192 x 8192")
-        return Patch(np.asarray(image.convert("RGB")), left, top)
+        return Patch(Image.frombuffer("RGB", (width, size // (3 * width)), pixels, "raw", "RGB", 0, 1), left, top)
+    image = Image.open(io.BytesIO(pixels), formats=("JPEG",))
+    if image.width * image.height > MAX_PIXELS or image.mode != "RGB":
+        raise ValueError("no picture in colour, or too large")
+    image.load()
+    return Patch(image, left, top)
 
 
 _COLUMNS = (*_NUMBERS, "table_at", "table_bytes", "pictures_at", "usable")

@@ -145,9 +145,9 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
         sample, settings = self.samples[key.index], self.settings
         row = int(self.rows[key.index])
         if self._shards is not None and row >= 0:
-            parts, frames, hands = self._prepared(self._shards, row, key)
+            parts, frames, hands, end = self._prepared(self._shards, row, key)
         else:
-            parts, frames, hands = self._from_file(sample.pose_path, key)
+            parts, frames, hands, end = self._from_file(sample.pose_path, key)
         return Clip(
             key=key,
             sample=sample,
@@ -155,21 +155,23 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
             labels=_cut(self.labels[key.index], settings.max_target_length),
             prefix=self.prefixes[sample.language],
             described=self._describe(sample, frames, key) if settings.descriptions else None,
-            crops=self._crops(sample, frames, hands, key) if settings.rgb_support else None,
+            crops=self._crops(sample, frames, hands, end, key) if settings.rgb_support else None,
         )
 
-    def _prepared(self, shards: Shards, row: int, key: Key) -> tuple[Parts, np.ndarray, Parts]:
-        """Parts of the chosen frames, the frames' numbers in the video, and the hands' planes, from the shards."""
+    def _prepared(self, shards: Shards, row: int, key: Key) -> tuple[Parts, np.ndarray, Parts, int]:
+        """Parts of the chosen frames, from the shards; these frames' numbers in the video; the hands' planes; and the
+        number behind the clip's last frame.
+        """
         count, start = int(shards.frames[row]), int(shards.starts[row])
         chosen = self._chosen(count, key)
         if len(chosen) == count and not self.settings.rgb_support:
-            return shards.parts(row), chosen + start, {}
+            return shards.parts(row), chosen + start, {}, start + count
         planes = shards.points(row, chosen)
         hands = hand_planes(planes) if self.settings.rgb_support else {}
         parts = shards.parts(row) if len(chosen) == count else _as_float32(normalized_parts(planes))
-        return parts, chosen + start, hands
+        return parts, chosen + start, hands, start + count
 
-    def _from_file(self, path: Path, key: Key) -> tuple[Parts, np.ndarray, Parts]:
+    def _from_file(self, path: Path, key: Key) -> tuple[Parts, np.ndarray, Parts, int]:
         """The same from the clip's own file."""
         pose = read_pose(path)
         chosen = self._chosen(len(pose.keypoints), key)
@@ -178,15 +180,16 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
             keypoints, scores = keypoints[chosen], scores[chosen]
         planes = used_planes(keypoints, scores)
         hands = hand_planes(planes) if self.settings.rgb_support else {}
-        return _as_float32(normalized_parts(planes)), chosen + pose.start, hands
+        end = pose.start + len(pose.keypoints)
+        return _as_float32(normalized_parts(planes)), chosen + pose.start, hands, end
 
-    def _crops(self, sample: Sample, frames: np.ndarray, hands: Parts, key: Key) -> dict[str, HandCrops]:
+    def _crops(self, sample: Sample, frames: np.ndarray, hands: Parts, end: int, key: Key) -> dict[str, HandCrops]:
         settings = self.settings
         draw = np.random.default_rng([settings.seed, key.epoch, key.index, 1]) if settings.training else None
         row = int(self.crop_rows[key.index])
         assert sample.video_path is not None
         kept = self._crop_shards
-        source = kept.source(row) if kept is not None and row >= 0 else from_video(sample.video_path)
+        source = kept.source(row) if kept is not None and row >= 0 else from_video(sample.video_path, end)
         try:
             return clip_crops(hands, frames, source, draw)
         except SampleError as error:

@@ -1,41 +1,82 @@
-"""Single frames of a video: only what they need is decoded."""
+"""Frames of a video by their number, with no more decoding than they need.
 
-from collections.abc import Iterator, Sequence
+A frame's number is its rank among the presentation times of all frames, so that B-frames, a variable rate, edit lists
+and a missing index change nothing. One pass over the packets, without decoding, finds these times; then decoding begins
+at the last keyframe at or before a wanted frame, ends at the last wanted one of its group, and leaves out every frame
+that is neither wanted nor a reference for others.
+
+Videos come from strangers: only formats that name no other files are opened, and sizes are bounded before decoding.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
-from uni_sign.errors import SampleError
+from uni_sign.data.safe_pickle import check_file
+from uni_sign.errors import InputError, SampleError
 
-_MOST_PIXELS = 1 << 26  # 8192 x 8192
-_MOST_FRAMES = 1 << 20
+MAX_PACKETS = 2_000_000  # a day of video
+MAX_PIXELS = 4096 * 4096
+_CONTAINER = {"protocol_whitelist": "file", "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
+_FAILURES = (av.error.FFmpegError, OSError, ValueError, MemoryError)
+_DECODER = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}  # an error is an error: no made-up pictures
+
+
+@dataclass(frozen=True, eq=False)
+class _Packets:
+    """The stream's packets in the order of decoding; ``shown``: those of the frames that count, by frame number."""
+
+    times: np.ndarray
+    decode_times: np.ndarray
+    keys: np.ndarray
+    shown: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Packets ``first`` (a keyframe) to ``last``, and the wanted frames' numbers by presentation time."""
+
+    first: int
+    last: int
+    wanted: dict[int, int]
 
 
 class Video:
-    """A video file, open for reading; frames count from 0 in the order in which they are shown.
-    Raises SampleError, naming the file, for what cannot be read.
+    """An open video, to be closed as by ``with``; its frames count from 0 in the order in which they are shown.
+
+    Raises SampleError, naming the file, where it is no video, damaged or of absurd size, or has fewer frames than
+    ``least``, which are those of its poses.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._container: Any = None
+    def __init__(self, path: Path, least: int = 1) -> None:
+        self._path, self._converter = path, VideoReformatter()
         try:
-            # Not by its name: that could be an address, or a pattern of many files.
-            self._file = path.open("rb")
-        except OSError as error:
-            raise SampleError(f"{path} cannot be read ({error.strerror}): put the video there.") from None
+            check_file(path)
+        except InputError as error:
+            raise SampleError(f"{path} cannot be read as a video: {error}") from None
         try:
-            self._container = av.open(self._file)
-            self._stream = self._container.streams.video[0]
-            if self._stream.codec_context is None:
-                raise ValueError("no decoder for it")
-            self._stream.thread_type, self._stream.codec_context.thread_count = "NONE", 1
-            self._times, self._keys = _index(self._container, self._stream)
-        except (av.error.FFmpegError, OSError, IndexError, ValueError, MemoryError) as error:
-            self.close()
+            # With its protocol: a name could be an address otherwise, or a pattern of many files.
+            self._container = av.open(f"file:{path}", options=_CONTAINER)
+        except _FAILURES as error:
             raise self._unreadable(error) from None
+        try:
+            self._stream = self._video_stream()
+            self._packets = self._scan()
+        except BaseException:
+            self._container.close()
+            raise
+        if len(self) < least:
+            self.close()
+            raise SampleError(
+                f"{path} has {len(self)} frames, but its poses go up to frame {least - 1}: they belong to another "
+                "video, or it is cut short."
+            )
 
     def __enter__(self) -> "Video":
         return self
@@ -45,105 +86,135 @@ class Video:
 
     def close(self) -> None:
         """Close the file."""
-        if self._container is not None:
-            self._container.close()
-        self._file.close()
+        self._container.close()
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self._packets.shown)
 
-    def frames(self, numbers: Sequence[int] | np.ndarray) -> dict[int, np.ndarray]:
-        """The frames of these numbers, RGB (H, W, 3) uint8."""
-        wanted = sorted({int(number) for number in numbers})
-        if wanted and wanted[-1] >= len(self):
-            raise SampleError(
-                f"{self._path} has {len(self)} frames, but its poses go up to frame {wanted[-1]}: they belong to "
-                "another video, or it is cut short."
-            )
-        found: dict[int, np.ndarray] = {}
-        try:
-            for run in self._runs(wanted):
-                found |= self._read(run)
-        except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
-            raise self._unreadable(error) from None
-        if len(found) < len(wanted):
-            raise SampleError(f"{self._path}: frame {min(set(wanted) - set(found))} cannot be decoded: get it anew.")
-        return found
+    def images(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The frames of these numbers (sorted, each once), one by one: upright RGB (H, W, 3) uint8.
 
-    def _runs(self, wanted: Sequence[int]) -> Iterator[list[int]]:
-        """Frames that are decoded in one go: from one key frame to the next that is not needed."""
-        keys = self._keys.searchsorted(self._times[list(wanted)], side="right")
-        # Going on into the next group is cheaper than seeking its key frame.
-        for run in np.split(np.array(wanted, np.int64), np.flatnonzero(np.diff(keys) > 1) + 1):
-            if len(run):
-                yield run.tolist()
+        Raises SampleError for a frame that cannot be decoded whole.
+        """
+        shape = None
+        for group in self._groups(numbers):
+            for number, image in self._decoded(group):
+                if image.shape != (shape := shape or image.shape):
+                    raise SampleError(f"{self._path} changes its size at frame {number}: convert it to one size.")
+                yield number, image
 
-    def _read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
-        """Decode from the key frame before the first of them to the last."""
-        times = self._times
-        number_at = {int(times[number]): number for number in wanted}
-        last = int(times[wanted[-1]])
-        before = self._keys[: self._keys.searchsorted(times[wanted[0]], side="right")]
-        self._container.seek(int(before[-1] if len(before) else times[0]), stream=self._stream, backward=True)
-        context = self._stream.codec_context
-        found: dict[int, np.ndarray] = {}
-        for packet in self._container.demux(self._stream):
-            # What no other frame refers to, and nobody wants, is not decoded.
-            context.skip_frame = "NONREF" if packet.pts is not None and packet.pts not in number_at else "DEFAULT"
-            for frame in packet.decode():
-                number = number_at.get(frame.pts)
-                if number is not None and number not in found:
-                    found[number] = _image(frame)
-                if len(found) == len(number_at) or (frame.pts is not None and frame.pts > last):
-                    return found
-        return found
+    def runs(self, length: int) -> Iterator[list[np.ndarray]]:
+        """All frames, as `images` gives them, in lists of ``length`` and a shorter last one."""
+        images = (image for _, image in self.images(np.arange(len(self))))
+        while run := list(itertools.islice(images, length)):
+            yield run
 
-    def _unreadable(self, error: Exception) -> SampleError:
-        said = str(error) or type(error).__name__
+    def _unreadable(self, error: BaseException) -> SampleError:
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return SampleError(f"{self._path} is no video that can be read ({said}): get it anew.")
 
+    def _video_stream(self) -> Any:
+        stream = self._container.streams.best("video")
+        if stream is None:
+            raise SampleError(f"{self._path} is no video that can be read (no pictures in it): get it anew.")
+        decoder = stream.codec_context
+        if decoder is None or decoder.width * decoder.height > MAX_PIXELS:
+            raise SampleError(f"{self._path} holds no video of up to {MAX_PIXELS:,} pixels: convert it.")
+        decoder.thread_count = 1  # clips are read side by side, in processes
+        decoder.options = _DECODER
+        return stream
 
-def frames_in_order(path: Path, at_once: int) -> Iterator[list[np.ndarray]]:
-    """All frames of a video, RGB (H, W, 3) uint8, ``at_once`` at a time; raises SampleError, naming the file."""
-    shown: list[np.ndarray] = []
-    try:
-        with path.open("rb") as file, av.open(file) as container:
-            for frame in container.decode(video=0):
-                shown.append(_image(frame))
-                if len(shown) == at_once:
-                    yield shown
-                    shown = []
-    except (av.error.FFmpegError, OSError, IndexError, ValueError, MemoryError) as error:
-        said = str(error) or type(error).__name__
-        raise SampleError(f"{path} is no video that can be read ({said}): get it anew.") from None
-    if shown:
-        yield shown
+    def _scan(self) -> _Packets:
+        """All packets, without decoding."""
+        found = []
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    found.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
+                if len(found) > MAX_PACKETS:
+                    raise SampleError(f"{self._path} holds more than {MAX_PACKETS:,} frames: split it.")
+        except _FAILURES as error:
+            raise self._unreadable(error) from None
+        times = [pts for pts, *_ in found]
+        if None in times or len(set(times)) < len(times):
+            raise SampleError(f"{self._path} holds frames without a time of their own: convert it to MP4.")
+        if not found:
+            raise SampleError(f"{self._path} is no video that can be read (no frames in it): get it anew.")
+        pts = np.array(times, np.int64)
+        order = np.argsort(pts)
+        discarded = np.array([discard for *_, discard in found], bool)
+        return _Packets(
+            times=pts,
+            decode_times=np.array([time if dts is None else min(dts, time) for time, dts, *_ in found], np.int64),
+            keys=np.flatnonzero([key for _, _, key, _ in found]),
+            shown=order[~discarded[order]],
+        )
 
+    def _groups(self, numbers: np.ndarray) -> Iterator[_Group]:
+        """Runs of packets to decode: from a keyframe to the last frame wanted before the next that can be sought."""
+        packets = self._packets
+        wanted = packets.shown[numbers]
+        before = np.searchsorted(packets.times[packets.keys], packets.times[wanted], "right") - 1
+        firsts = np.where(before >= 0, packets.keys[np.maximum(before, 0)], 0) if len(packets.keys) else 0 * wanted
+        group = _Group(0, -1, {})
+        for number, place, first in zip(numbers.tolist(), wanted.tolist(), firsts.tolist(), strict=True):
+            if first > group.last:
+                if group.wanted:
+                    yield group
+                group = _Group(first, place, {})
+            group = _Group(group.first, max(group.last, place), group.wanted)
+            group.wanted[int(packets.times[place])] = number
+        if group.wanted:
+            yield group
 
-def _index(container: Any, stream: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Times of all frames in the order in which they are shown, and those of the key frames: nothing is decoded."""
-    if stream.codec_context.width * stream.codec_context.height > _MOST_PIXELS:
-        raise ValueError("larger than 8192 x 8192")
-    times: list[int] = []
-    keys: list[int] = []
-    for packet in container.demux(stream):
-        if packet.size == 0 or packet.is_discard:
-            continue
-        if packet.pts is None or len(times) > _MOST_FRAMES:
-            raise ValueError("its frames have no times" if packet.pts is None else "more frames than any clip")
-        times.append(packet.pts)
-        if packet.is_keyframe:
-            keys.append(packet.pts)
-    if not times:
-        raise ValueError("no frames")
-    distinct = np.unique(np.array(times, np.int64))
-    if len(distinct) < len(times):
-        raise ValueError("two frames at one time")
-    return distinct, np.unique(np.array(keys, np.int64))
+    def _decoded(self, group: _Group) -> Iterator[tuple[int, np.ndarray]]:
+        left = dict(group.wanted)
+        try:
+            yield from self._shown(group, left)
+        except _FAILURES as error:
+            if not group.first:
+                raise self._unreadable(error) from None
+            # What a keyframe of an open group lets follow can refer to frames before it.
+            yield from self._decoded(_Group(0, group.last, left))
+            return
+        if left:
+            raise SampleError(f"{self._path}: frame {min(left.values())} cannot be decoded: get it anew.")
 
+    def _shown(self, group: _Group, left: dict[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+        """The wanted frames as they come out of the decoder; what is shown is ``left`` no more."""
+        for packet in self._fed(group):
+            for frame in self._stream.codec_context.decode(packet):
+                if frame.pts in left and not frame.is_corrupt:
+                    yield left.pop(frame.pts), self._upright(frame)
 
-def _image(frame: Any) -> np.ndarray:
-    """RGB (H, W, 3) as it is to be shown."""
-    image: np.ndarray = frame.to_ndarray(format="rgb24")
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    return np.rot90(image, turns) if turns else image
+    def _fed(self, group: _Group) -> Iterator[Any]:
+        """The group's packets, then None; the decoder is told to leave out those that nobody needs."""
+        decoder = self._stream.codec_context
+        packets = self._from(group.first)
+        for packet, _ in zip(packets, range(group.first, group.last + 1), strict=False):
+            wanted = packet.pts in group.wanted
+            # Shown before the first keyframe, though decoded after it: it refers to frames that were not decoded.
+            if wanted or packet.pts >= self._packets.times[group.first]:
+                decoder.skip_frame = "DEFAULT" if wanted else "NONREF"
+                yield packet
+        yield None
+
+    def _from(self, first: int) -> Iterator[Any]:
+        """Packets from number ``first`` on. A demuxer may land before it, or, without an index, behind it."""
+        start = int(self._packets.times[first])
+        for target in (int(self._packets.decode_times[first]), int(self._packets.decode_times.min())):
+            self._container.seek(target, stream=self._stream)
+            packets = (packet for packet in self._container.demux(self._stream) if packet.size)
+            for packet in packets:
+                if packet.pts == start:
+                    yield packet
+                    yield from packets
+                    return
+                if packet.is_keyframe and packet.pts is not None and packet.pts > start:
+                    break
+
+    def _upright(self, frame: Any) -> np.ndarray:
+        if frame.width * frame.height > MAX_PIXELS:
+            raise SampleError(f"{self._path} holds frames of more than {MAX_PIXELS:,} pixels: convert it.")
+        image = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        return np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
