@@ -48,6 +48,7 @@ from uni_sign.models.weights import (
     unwrap,
 )
 from uni_sign.stages._examination import examination
+from uni_sign.stages._extractor import extractor_note, extractor_of_clips
 from uni_sign.stages._files import samples_of_files
 from uni_sign.stages._frame_counts import frames_by_split
 from uni_sign.stages._frozen_text import FrozenTextEncoder, check_pooling, frozen_text_encoder, trained_text_encoder
@@ -237,6 +238,11 @@ class Translation:
         return {split: read_split(self.corpus, self.config.task, split, self.config.rgb_support) for split in SPLITS}
 
     @cached_property
+    def extractor(self) -> dict[str, str] | None:
+        """What the training clips' poses were extracted by, where their files say it."""
+        return extractor_of_clips(self.splits["train"].samples)
+
+    @cached_property
     def shards(self) -> Shards | None:
         """The corpus's prepared poses, where there are any."""
         return open_shards(self.corpus.shard_dir)
@@ -289,6 +295,9 @@ class Translation:
     def build_datasets(self) -> Datasets:
         """Train, dev and test of the corpus, and what is worth saying about them."""
         self.notes += vocabulary_notes(self)
+        if self.finetune is not None:
+            note = extractor_note(self.finetune.extras, self.config.finetune, self.extractor)
+            self.notes += [note] if note else []
         splits = {
             name: self._dataset(split.samples, name == "train", self.shards) for name, split in self.splits.items()
         }
@@ -466,6 +475,8 @@ class Translation:
         plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.config).items()}
         extras: dict[str, Any] = {"stage": self.name, "config": plain, "signature": signature()}
         extras |= vocabulary_extras(self)
+        if self.extractor is not None:
+            extras["extractor"] = self.extractor
         if self.text_encoder is not None:
             extras["text_encoder_fingerprint"] = self.text_encoder.fingerprint
             extras["text_encoder"] = trained_text_encoder(self)
