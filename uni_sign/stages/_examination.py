@@ -25,6 +25,8 @@ def examination(stage: Translation) -> list[Finding]:
         findings += _labels(stage, split)
         if config.use_descriptions:
             findings.append(_coverage(stage, split))
+        if config.rgb_support:
+            findings.append(_videos(stage, split))
     if not any(finding.level == "fail" for finding in findings):
         findings.append(_prepared(stage))
     if config.finetune or config.fusion_checkpoint:
@@ -92,6 +94,23 @@ def _prepared(stage: Translation) -> Finding:
     current = all((found >= 0).all() for found in rows.values())
     detail = told_shares(shards.folder, rows)
     return Finding("pass" if current else "warn", subject, detail, "the other clips are read from their own files")
+
+
+def _videos(stage: Translation, split: str) -> Finding:
+    subject, corpus, task = f"{split} videos", stage.corpus, stage.config.task
+    try:
+        clips = len(read_split(corpus, task, split).samples)
+        samples = read_split(corpus, task, split, True).samples
+        shards = stage.crop_shards
+    except InputError as error:
+        return Finding("fail", subject, str(error), "mend or move what is named")
+    kept = int((shards.locate(samples) >= 0).sum()) if shards else 0
+    detail = f"{len(samples)} of {clips} clips have a video; the hand crops of {kept} are prepared"
+    if len(samples) < clips:
+        return Finding("warn", subject, detail, f"put the others into {corpus.video_dir}: such clips are left out")
+    if kept < clips:
+        detail += ", `uni-sign prepare --crops` makes the others faster"
+    return Finding("pass", subject, detail)
 
 
 def _coverage(stage: Translation, split: str) -> Finding:
