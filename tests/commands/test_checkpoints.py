@@ -24,6 +24,12 @@ def test_the_flags_of_the_run_are_kept(tmp_path: Path) -> None:
     assert (stage.name, config.hidden_dim, config.max_length, config.finetune) == ("fine_tuning", 8, 9, str(path))
 
 
+def test_files_that_training_began_with_are_not_asked_for(tmp_path: Path) -> None:
+    path = saved(tmp_path, config={"rgb_support": True, "rgb_backbone": "gone.pth", "fusion_checkpoint": "gone.pth"})
+    _, [config] = stage_of(path, [], program="uni-sign infer")
+    assert (config.rgb_support, config.rgb_backbone, config.fusion_checkpoint) == (True, "", "")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

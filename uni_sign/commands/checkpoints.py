@@ -11,7 +11,7 @@ from uni_sign.errors import InputError
 from uni_sign.stages.base import load_stage
 
 # What belongs to the run that made the checkpoint, not to its model.
-_NOT_KEPT = ("finetune", "fusion_checkpoint", "fusion_only", "text_cache")
+_NOT_KEPT = ("finetune", "fusion_checkpoint", "fusion_only", "rgb_backbone", "text_cache")
 
 
 @dataclasses.dataclass(frozen=True)
