@@ -295,8 +295,8 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(model: UniSign, monkeypatch: pytest.
         loss.backward()
         gradient = model.rgb_support_backbone.get_parameter("0.0.0.weight").grad
         assert gradient is not None
-        # Of frozen norms and random weights little comes through: in double precision it is no underflow.
-        results[device] = float(loss.detach()), gradient.flatten().cpu().double()
+        # Through frozen norms and random weights little comes back: some 1e-15.
+        results[device] = float(loss.detach()), (gradient / gradient.abs().max()).flatten().cpu()
     assert results["cuda"][0] == pytest.approx(results["cpu"][0], rel=1e-4)
     assert float(torch.cosine_similarity(results["cuda"][1], results["cpu"][1], dim=0)) > 0.999
     model.zero_grad()

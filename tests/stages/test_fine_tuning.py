@@ -128,3 +128,24 @@ def test_the_largest_batch_is_of_the_longest_clips_within_the_frames(demo_root: 
     assert 0 < len(fewer["lengths"]) < 6
     assert sum(fewer["lengths"]) <= 100 < sum(six["lengths"][: len(fewer["lengths"]) + 1])
     assert len(stage.largest_batch(6, 1)["lengths"]) == 1
+
+
+def test_an_image_branch_that_cannot_learn_is_told(demo_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "rgb.pth").touch()
+    stage = make_stage(demo_root, rgb_support=True, batch_norm="frozen")
+    model = stage.build_model()
+    assert [note for note in stage.notes if "image trunk that never trained" in note]
+    trunk = {f"features.{k.split('.', 2)[2]}": v for k, v in model.state_dict().items() if "rgb_support_backbone" in k}
+    trunk |= {name: value + 0.5 for name, value in trunk.items() if name.endswith("running_mean")}
+    torch.save(trunk, tmp_path / "b0.pth")
+    torch.nn.init.zeros_(model.fusion_gate[2].weight)
+    torch.nn.init.zeros_(model.fusion_gate[2].bias)
+    torch.save({"model": model.state_dict()}, tmp_path / "rgb.pth")
+    started = make_stage(demo_root, rgb_support=True, batch_norm="frozen", rgb_backbone=str(tmp_path / "b0.pth"))
+    loaded = started.build_model()
+    assert [note for note in started.notes if "358 tensors of the image trunk" in note]
+    assert not [note for note in started.notes if "never trained" in note or "gate" in note]
+    assert float(loaded.get_buffer("rgb_support_backbone.0.0.1.running_mean")[0]) == 0.5
+    dead = make_stage(demo_root, rgb_support=True, finetune=str(tmp_path / "rgb.pth"))
+    dead.build_model()
+    assert [note for note in dead.notes if "the gate of the hand crops is all zero" in note]

@@ -85,6 +85,16 @@ def dead_gate(model: nn.Module) -> bool:
     return bool(gate) and not any(value.any() for value in gate)
 
 
+def untrained_trunk(model: nn.Module) -> bool:
+    """Whether no batch norm of the image trunk has seen an image: all running means are zero."""
+    means = [
+        value
+        for name, value in model.state_dict().items()
+        if name.startswith("rgb_support_backbone.") and name.endswith(".running_mean")
+    ]
+    return bool(means) and not any(mean.any() for mean in means)
+
+
 def load_trunk(trunk: nn.Module, content: Mapping[str, Any], source: str) -> str:
     """Load ImageNet's weights of EfficientNet-B0, by torchvision's names; returns what was loaded, in a sentence.
 

@@ -41,10 +41,8 @@ from uni_sign.models.vocabulary import constrained_generation
 from uni_sign.models.weights import (
     FUSION_MODULES,
     Checkpoint,
-    dead_gate,
     load_checkpoint,
     load_fusion,
-    load_trunk,
     unwrap,
 )
 from uni_sign.stages._examination import examination
@@ -52,6 +50,7 @@ from uni_sign.stages._extractor import extractor_note, extractor_of_clips
 from uni_sign.stages._files import samples_of_files
 from uni_sign.stages._frame_counts import frames_by_split
 from uni_sign.stages._frozen_text import FrozenTextEncoder, check_pooling, frozen_text_encoder, trained_text_encoder
+from uni_sign.stages._rgb import load_rgb_backbone, rgb_notes
 from uni_sign.stages._scoring import scored
 from uni_sign.stages._vocabulary import (
     fitted,
@@ -365,22 +364,16 @@ class Translation:
             text_pooling=config.text_pooling,
             rgb_support=config.rgb_support,
         )
-        if self.rgb_backbone is not None:
-            self.notes.append(
-                load_trunk(model.get_submodule("rgb_support_backbone"), self.rgb_backbone, config.rgb_backbone)
-            )
+        self.notes += load_rgb_backbone(self, model)
         if self.finetune is None:
             model.mt5_model = fitted(self, model.mt5_model, load_mt5(self.mt5_folder))
         if self.trains_text and not trained_text_encoder(self):
             model.text_encoder.encoder = fitted(self, model.text_encoder.encoder, load_text_stack(self.mt5_folder))
         if self.finetune is not None:
             self.notes.append(load_checkpoint(model, starting_weights(self)))
-            if dead_gate(model):
-                self.notes.append(
-                    f"{config.finetune}: the gate of the hand crops is all zero: they change nothing, and cannot learn."
-                )
         if self.fusion_checkpoint is not None:
             self.notes.append(load_fusion(model, self.fusion_checkpoint))
+        self.notes += rgb_notes(self, model)
         self._freeze(model)
         return model
 
