@@ -26,6 +26,13 @@ CORPUS = {
 }
 
 
+_OWN_TABLES = {
+    "PHOENIX14T": "PHOENIX-2014-T.dev.corpus.csv",
+    "How2Sign": "how2sign_realigned_val.csv",
+    "OpenASL": "openasl-v1.0.tsv",
+}
+
+
 def write_corpus(root: Path, **changes: Any) -> str:
     """A corpus file in ``root``; a change to None takes the key away."""
     content = {key: value for key, value in {**CORPUS, **changes}.items() if value is not None}
@@ -76,7 +83,7 @@ def test_shipped_corpora_load(tmp_path: Path, name: str) -> None:
     needed = ("train",) if name == "CSL_News" else SPLITS
     assert tuple(corpus.labels) == needed
     if name != "CSL_News":
-        assert corpus.labels["dev"] == tmp_path / "data" / name / "labels.dev"
+        assert corpus.labels["dev"] == tmp_path / "data" / name / _OWN_TABLES.get(name, "labels.dev")
     assert corpus.max_target_length == (128 if name in ("How2Sign", "OpenASL") else 50)
     assert corpus.max_length in (64, 256)
     assert corpus.language in ("Chinese", "English", "German")
@@ -264,6 +271,9 @@ def test_no_usable_clip_at_all(tmp_path: Path) -> None:
     write_labels(tmp_path / "labels.train", {})
     with pytest.raises(InputError, match=r"labels\.train is empty"):
         read_split(corpus, "SLT", "train")
+    write_labels(tmp_path / "labels.train", ["a"])
+    with pytest.raises(InputError, match=r"labels\.train: clip 1 is no dict with a name"):
+        read_split(corpus, "SLT", "train")
 
 
 def test_missing_label_file_and_pose_folder(tmp_path: Path) -> None:
@@ -277,9 +287,9 @@ def test_missing_label_file_and_pose_folder(tmp_path: Path) -> None:
         read_split(load_corpus("Demo", tmp_path), "SLT", "train")
 
 
-@pytest.mark.parametrize("labels", [["a"], "a", 3, None])
+@pytest.mark.parametrize("labels", ["a", 3, None])
 def test_labels_that_are_no_dict(tmp_path: Path, labels: Any) -> None:
-    with pytest.raises(InputError, match=r"labels\.train must hold a dict of clips"):
+    with pytest.raises(InputError, match=r"labels\.train must hold a dict or a list of clips"):
         read_split(corpus_of(tmp_path, labels), "SLT", "train")
 
 

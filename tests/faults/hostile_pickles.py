@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 from reader import (
     ANY_ARRAY,
@@ -189,5 +190,27 @@ def label_pickle(folder: Path) -> Reader:
         ],
         st.builds(_pickled, entries, st.integers(0, 5)),
         [b"\x85R", b"h\x00", b"Nb", b"X\x04\x00\x00\x00name", b"X\x04\x00\x00\x00pose"],
+        pickled=True,
+    )
+
+
+def label_list(folder: Path) -> Reader:
+    """As PHOENIX14T's pickles are, with tensors that are left out unread."""
+    corpus = corpus_of(folder, "labels.pkl", "pickle")
+    clips = [{"name": f"train/{name}", "gloss": "JA", "text": "ja .", "sign": torch.ones(2, 3)} for name in "aab"]
+    entries = st.lists(fields(ENTRY, nested(LEAF | ANY_ARRAY)) | VALUE, max_size=3)
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch.storage\n_load_from_bytes\n"
+    return Reader(
+        "labels.pkl",
+        lambda _: [read_split(corpus, task, "train") for task in ("SLT", "CSLR")],
+        [Seed(pickle.dumps(clips, protocol), packed) for protocol in (2, 4) for packed in (bytes, _gzip)],
+        [
+            *(pickle.dumps([{"name": "a", "sign": call}], protocol) for call in calls(folder) for protocol in (0, 4)),
+            *(b"\x80\x02" + name + ending for name in tensor for ending in (b".", b")R.", b")R}b.", b"(tR)R.", b"s.")),
+            b"\x80\x02ctorch.storage\n_load_from_bytes\nU\xff" + b"cos\nsystem\n" * 21 + b"abc\x85R.",
+            b"\x80\x02](" + b"N" * 500_000 + b"e.",
+        ],
+        st.builds(_pickled, entries, st.integers(0, 5)),
+        [b"\x85R", b"Nb", *tensor, b"ccollections\nOrderedDict\n", b"X\x04\x00\x00\x00name"],
         pickled=True,
     )

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hostile_json import csl_news, descriptions, export_config, kept_pieces, manifest, mt5_config, state
-from hostile_pickles import label_pickle, pose_npz, pose_pickle
+from hostile_pickles import label_list, label_pickle, pose_npz, pose_pickle
 from hostile_shards import shard
 from hostile_spiece import spiece
+from hostile_tables import csv_table, plain_table
 from hostile_tensors import pth, pth_flags, safetensors
 from hostile_yaml import corpus_yaml, flags_yaml
 from reader import Reader
@@ -16,7 +17,8 @@ from reader import Reader
 READERS: dict[str, Callable[[Path], Reader]] = {
     build.__name__: build
     for build in (
-        *(pose_pickle, pose_npz, shard, label_pickle, csl_news, descriptions, corpus_yaml, flags_yaml),
+        *(pose_pickle, pose_npz, shard, label_pickle, label_list, csv_table, plain_table, csl_news, descriptions),
+        *(corpus_yaml, flags_yaml),
         *(pth, pth_flags, safetensors, export_config, manifest, state, mt5_config, kept_pieces, spiece),
     )
 }

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from uni_sign.data.safe_pickle import MAX_BYTES, check_file, load_pickle
 from uni_sign.data.samples import Sample, Samples
+from uni_sign.data.tables import SUFFIXES, Labels, check_columns, read_list, read_table
 from uni_sign.errors import InputError, one_line
 from uni_sign.yaml_files import read_mapping
 
@@ -17,6 +18,7 @@ TASKS = ("SLT", "CSLR", "ISLR")
 _CORPORA = Path(__file__).resolve().parents[2] / "configs" / "corpora"
 MAX_TARGET = 100_000  # letters of the glosses of one clip
 _HELD_OUT_SHARE = 0.01
+_FOR_COLON = ":%-_"  # not every file system takes the colons in OpenASL's names
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Corpus:
     """The files of a corpus, folders resolved; `{split}` in ``description_dirs`` stands for the split's name.
 
     ``text_normalization`` says how texts are scored: by ``characters``, by ``words``, or ``auto``: characters for
-    Chinese and Japanese.
+    Chinese and Japanese. ``separator`` and ``columns`` say how labels in tables are laid out.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Corpus:
     tasks: tuple[str, ...] = ("SLT",)
     text_normalization: str = "auto"
     label_format: str = "pickle"
+    separator: str = "\t"
+    columns: dict[str, str] = field(default_factory=dict)
     max_length: int = 256
     max_target_length: int = 50
 
@@ -119,6 +123,8 @@ def _corpus_from(content: Mapping[str, Any], path: Path, root: Path) -> Corpus:
         values["video_dir"] = _present(root, values["video_dir"]) if values.get("video_dir") else None
         values["tasks"] = tuple(_listed(values.get("tasks", ["SLT"])))
         corpus = Corpus(**values)
+        if corpus.label_format == "table" or corpus.columns:
+            check_columns(corpus.columns, corpus.separator)
     except (TypeError, ValueError, OSError) as error:  # of a name too long for a file the system itself complains
         raise InputError(f"{path}: a value has the wrong form: {error}.") from error
     _check(corpus, path)
@@ -143,14 +149,14 @@ def _check(corpus: Corpus, path: Path) -> None:
     wrong = [task for task in corpus.tasks if task not in TASKS]
     if wrong:
         raise InputError(f"{path}: task {wrong[0]!r} is unknown: use {', '.join(TASKS)}.")
-    if corpus.label_format not in ("pickle", "csl_news"):
-        raise InputError(f"{path}: label_format {corpus.label_format!r} is unknown: use pickle or csl_news.")
+    if corpus.label_format not in ("pickle", "table", "csl_news"):
+        raise InputError(f"{path}: label_format {corpus.label_format!r} is unknown: use pickle, table or csl_news.")
     if corpus.text_normalization not in ("auto", "characters", "words"):
         raise InputError(f"{path}: text_normalization must be auto, characters or words.")
     lengths = (corpus.max_length, corpus.max_target_length)
     if not all(isinstance(length, int) and length > 0 for length in lengths):
         raise InputError(f"{path}: max_length and max_target_length must be whole numbers above 0.")
-    needed = SPLITS if corpus.label_format == "pickle" else ("train",)
+    needed = ("train",) if corpus.label_format == "csl_news" else SPLITS
     for key, files in (("labels", corpus.labels), ("isolated_labels", corpus.isolated_labels)):
         for split in needed:
             if split not in files and (files or key == "labels"):
@@ -162,12 +168,11 @@ def read_split(corpus: Corpus, task: str, split: str) -> Split:
 
     Raises InputError where the label file is missing, broken or holds no usable clip at all.
     """
-    labels, path = _read_labels(corpus, task, split)
+    labels, problems, path = _read_labels(corpus, task, split)
     states = _file_states(corpus.pose_dir)
     described = corpus.description_dir(split)
     described_names = {entry.name for entry in os.scandir(described)} if described else set()
     samples: list[Sample] = []
-    problems: list[str] = []
     for key, entry in labels.items():
         made = _sample(key, entry, corpus, task, states)
         if isinstance(made, str):
@@ -203,7 +208,9 @@ def _sample(
     if target != target.encode(errors="ignore").decode():  # a lone surrogate would fail in the tokenizer
         return "its target holds text that is not valid Unicode."
     stem = Path(pose).name.rsplit(".", 1)[0]
-    file = next((f"{stem}{suffix}" for suffix in (".npz", ".pkl") if f"{stem}{suffix}" in files), None)
+    spellings = dict.fromkeys(stem.replace(":", sign) for sign in _FOR_COLON)
+    candidates = (f"{spelling}{suffix}" for spelling in spellings for suffix in (".npz", ".pkl"))
+    file = next((candidate for candidate in candidates if candidate in files), None)
     if file is None:
         return f"no pose file {stem}.pkl in {corpus.pose_dir}."
     # A language the prompt does not know would go unseen into training: it must be a word.
@@ -235,16 +242,26 @@ def _file_states(folder: Path) -> dict[str, tuple[int, int]]:
     return {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
 
 
-def _read_labels(corpus: Corpus, task: str, split: str) -> tuple[Mapping[str, Any], Path]:
+def _read_labels(corpus: Corpus, task: str, split: str) -> tuple[Mapping[Any, Any], list[str], Path]:
     files = corpus.label_files(task)
     path = files[split] if split in files else files["train"]
     if not path.is_file():
         hint = "run `uni-sign demo-data`" if corpus.name == "Demo" else "put it there, or set --data_root"
         raise InputError(f"No label file {path} for split {split!r} of {corpus.name}: {hint}.")
-    labels = _csl_news(path, split, files) if corpus.label_format == "csl_news" else load_pickle(path)
+    if corpus.label_format == "csl_news":
+        return _csl_news(path, split, files), [], path
+    if corpus.label_format == "table" and path.suffix in SUFFIXES:
+        return *read_table(path, corpus.columns, corpus.separator, split), path
+    return *_pickled(path), path
+
+
+def _pickled(path: Path) -> Labels:
+    labels = load_pickle(path, without_tensors=True)
+    if isinstance(labels, list):
+        return read_list(path, labels)
     if not isinstance(labels, Mapping):
-        raise InputError(f"{path} must hold a dict of clips, but holds {type(labels).__name__}.")
-    return labels, path
+        raise InputError(f"{path} must hold a dict or a list of clips, but holds {type(labels).__name__}.")
+    return Labels(labels, [])
 
 
 def _csl_news(path: Path, split: str, files: Mapping[str, Path]) -> dict[str, Any]:

@@ -35,10 +35,11 @@ SHALLOW_TUPLES = 50_000  # as many can be hashed on a thread's usual stack of 8 
 HASH_FRAME = 128  # bytes of C stack for each level of nesting, rounded up
 
 
-def load_pickle(path: str | Path, stack: bool = False) -> Any:
+def load_pickle(path: str | Path, stack: bool = False, without_tensors: bool = False) -> Any:
     """Reads a pickle, gzip'd or not, of dicts, lists, tuples, str, bytes, numbers and numpy arrays of these.
 
     With `stack`, one array (n, *shape) comes in place of each list of n different arrays of one shape and type.
+    `without_tensors` leaves out torch's tensors, unread: None stands for each.
     Raises InputError, naming the file, when it cannot be read, is damaged, unpacks to more than `MAX_BYTES`, or
     asks for anything else; in that case nothing of it was run.
     """
@@ -47,8 +48,8 @@ def load_pickle(path: str | Path, stack: bool = False) -> Any:
     try:
         tuples = check_program(data)
         if tuples <= SHALLOW_TUPLES:
-            return _unpickle(data, stack)
-        return _on_deep_stack(_unpickle, data, stack)
+            return _unpickle(data, stack, without_tensors)
+        return _on_deep_stack(_unpickle, data, stack, without_tensors)
     except RefusedError as refused:
         raise InputError(
             f"{path} asks for {refused}, and was refused before anything ran: "
@@ -306,14 +307,32 @@ _COPYING: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
+def _make_nothing(*_: Any) -> None:
+    return None
+
+
+# As pickle itself spells a tensor: its storage is a file of torch.save within a bytes value, which is not looked at.
+_TENSOR_NAMES = {
+    name: inert(_make_nothing)
+    for name in (
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch.storage", "_load_from_bytes"),
+        ("collections", "OrderedDict"),
+    )
+}
+
+
 class DataUnpickler(pickle.Unpickler):
     """Python's unpickler, but with stand-ins for the names that plain data needs; raises RefusedError for others."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, without_tensors: bool = False) -> None:
         super().__init__(_Whole(data))
         self.budget = _Budget(data)
+        self._without_tensors = without_tensors
 
     def find_class(self, module: str, name: str) -> Any:
+        if self._without_tensors and (module, name) in _TENSOR_NAMES:
+            return _TENSOR_NAMES[module, name]
         if (module, name) in _COPYING:
             return inert(partial(_COPYING[module, name], self.budget))
         if (module, name) in _NAMES:
@@ -339,8 +358,8 @@ class _Whole:
         return self.read(self.data.index(b"\n", self.at) + 1 - self.at)
 
 
-def _unpickle(data: bytes, stack: bool) -> Any:
-    return _Finisher(data, stack).finished(DataUnpickler(data).load())
+def _unpickle(data: bytes, stack: bool, without_tensors: bool) -> Any:
+    return _Finisher(data, stack).finished(DataUnpickler(data, without_tensors).load())
 
 
 def _on_deep_stack(function: Callable[..., Any], *arguments: Any) -> Any:
