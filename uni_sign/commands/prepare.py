@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from uni_sign.config import at_least, between, flag, parse_flags
 from uni_sign.data.corpora import SPLITS, Corpus, Split, default_corpus, load_corpus, read_split
-from uni_sign.data.samples import Samples
+from uni_sign.data.samples import Sample, Samples
+from uni_sign.data.shard_index import write_index
 from uni_sign.data.shard_writer import ShardWriter, remove_leftovers, row_of
 from uni_sign.data.shards import UNREADABLE, Shards
 from uni_sign.errors import InputError, RunError
@@ -62,8 +63,7 @@ def prepare(argv: Sequence[str]) -> int:
     index, count = share_of(config, os.environ)
     corpus = _corpus(config)
     splits = read_splits(corpus)
-    clips = {sample.pose_path.name: sample for split in splits.values() for sample in split.samples}
-    ordered = Samples(clips[name] for name in sorted(clips))
+    ordered, split_of = _in_order(splits)
     rows = Shards(corpus.shard_dir).locate(ordered)
     # By its place among all clips, whatever is done: processes that start apart must not disagree.
     mine = [place for place in range(index, len(ordered), count) if rows[place] < 0]
@@ -72,14 +72,25 @@ def prepare(argv: Sequence[str]) -> int:
         f"share {index + 1} of {count} has {len(mine)} to do."
     )
     if mine:
-        work = _Work(corpus.shard_dir, ordered, rows, config.shard_mb << 20)
+        work = _Work(corpus.shard_dir, ordered, rows, split_of, config.shard_mb << 20)
         _convert(work, mine, index, count, config.num_workers)
     shards = Shards(corpus.shard_dir)
     summaries = {name: summarize(split, shards) for name, split in splits.items()}
     if not any(summary.pending for summary in summaries.values()):
         remove_leftovers(corpus.shard_dir)
+        write_index(shards)
     _show(summaries, splits, shards)
     return 0
+
+
+def _in_order(splits: Mapping[str, Split]) -> tuple[Samples, np.ndarray]:
+    """All clips, split by split and by name, each where it is first; and the number of the split of each."""
+    clips: dict[str, tuple[int, Sample]] = {}
+    for number, split in enumerate(splits.values()):
+        for sample in split.samples:
+            clips.setdefault(sample.pose_path.name, (number, sample))
+    ordered = sorted(clips.values(), key=lambda clip: (clip[0], clip[1].pose_path.name))
+    return Samples(sample for _, sample in ordered), np.array([number for number, _ in ordered], np.int64)
 
 
 def share_of(config: PrepareConfig, environment: Mapping[str, str]) -> tuple[int, int]:
@@ -181,6 +192,7 @@ class _Work:
     folder: Path
     samples: Samples
     rows: np.ndarray
+    split_of: np.ndarray
     shard_bytes: int
 
 
@@ -211,9 +223,11 @@ def _convert(work: _Work, places: Sequence[int], index: int, count: int, workers
 
 
 def _converted(work: _Work, places: Sequence[int], share: str) -> Iterator[None]:
-    """Converts clip by clip; yields after each."""
+    """Converts clip by clip; yields after each. A shard's clips are of one split, so that scoring fetches few."""
     with ShardWriter(work.folder, share, work.shard_bytes) as writer:
-        for place in places:
+        for before, place in zip((*places[:1], *places), places, strict=False):
+            if work.split_of[before] != work.split_of[place]:
+                writer.close()
             row = row_of(work.samples[place])
             # A clip that was unreadable before is tried anew, but said once.
             if not (row.problem and work.rows[place] == UNREADABLE):

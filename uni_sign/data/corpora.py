@@ -16,6 +16,7 @@ from uni_sign.yaml_files import read_mapping
 SPLITS = ("train", "dev", "test")
 TASKS = ("SLT", "CSLR", "ISLR")
 _CORPORA = Path(__file__).resolve().parents[2] / "configs" / "corpora"
+FileStates = Mapping[str, tuple[int, int]]  # by name: size in bytes and time of change
 MAX_TARGET = 100_000  # letters of the glosses of one clip
 _HELD_OUT_SHARE = 0.01
 _FOR_COLON = ":%-_"  # not every file system takes the colons in OpenASL's names
@@ -163,13 +164,14 @@ def _check(corpus: Corpus, path: Path) -> None:
                 raise InputError(f"{path}: {key} has no {split!r}; name one file each for {', '.join(needed)}.")
 
 
-def read_split(corpus: Corpus, task: str, split: str) -> Split:
+def read_split(corpus: Corpus, task: str, split: str, states: FileStates | None = None) -> Split:
     """The clips of a split whose label and pose file are there.
 
-    Raises InputError where the label file is missing, broken or holds no usable clip at all.
+    ``states``: of the pose files that count as being there, where these lie elsewhere. Raises InputError where the
+    label file is missing, broken or holds no usable clip at all.
     """
     labels, problems, path = _read_labels(corpus, task, split)
-    states = _file_states(corpus.pose_dir)
+    states = _file_states(corpus.pose_dir) if states is None else states
     described = corpus.description_dir(split)
     described_names = {entry.name for entry in os.scandir(described)} if described else set()
     samples: list[Sample] = []

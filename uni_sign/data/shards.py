@@ -13,9 +13,9 @@ memory, no place outside the file.
 import hashlib
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
     metadata={"uni_sign.layout": _LAYOUT},
 )
 _MAGIC = b"ARROW1"
-_NUMBERS = ("size", "mtime_ns", "frames", "start")
+NUMBERS = ("size", "mtime_ns", "frames", "start")
 _VALUES = 3 * USED_POINTS  # of a frame
 _WIDTHS = [len(points) for points in PARTS.values()]
 
@@ -54,26 +54,55 @@ def parts_bytes(parts: dict[str, np.ndarray]) -> bytes:
     return b"".join(part.astype(np.float32, copy=False).transpose(2, 0, 1).tobytes() for part in parts.values())
 
 
-class Shards:
-    """All clips in a folder's shards; each process that reads maps the files for itself.
+Index = dict[str, Any]  # rows of a shard, column by column
 
-    ``frames``, ``starts``: of each row. Raises InputError, naming the file, for a shard that is damaged, or of another
-    version.
+
+class Source(Protocol):
+    """Shards that lie elsewhere: what their index says, and one of them when it is asked for."""
+
+    @property
+    def folder(self) -> str: ...
+
+    @property
+    def files(self) -> Sequence[Path]: ...
+
+    @property
+    def index(self) -> Sequence[Index]: ...
+
+    def open(self, shard: int) -> mmap.mmap:
+        """A copy of the shard, mapped."""
+        ...
+
+    def still_open(self, shard: int) -> bool:
+        """Whether the copy is still there, so that a new process could map it."""
+        ...
+
+
+class Shards:
+    """All clips in a folder's shards, or in those of a source; each process that reads maps the files for itself.
+
+    ``frames``, ``starts``: of each row; ``file_of``: the place of its shard in ``files``. Raises InputError, naming
+    the file, for a shard that is damaged, or of another version.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files = sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
-        found = [_read_index(path) for path in self.files]
-        self._states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
+    def __init__(self, folder: Path, source: Source | None = None) -> None:
+        self.folder: Path | str = folder if source is None else source.folder
+        self._source = source
+        if source is None:
+            self.files: Sequence[Path] = sorted(p for p in folder.glob(f"*{SUFFIX}") if not p.name.startswith("."))
+            found: Sequence[Index] = [_read_index(path) for path in self.files]
+            self._states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
+        else:
+            self.files, found = source.files, source.index
         self._names = Blobs(name for index in found for name in index["name"])
         self._problems = Blobs(problem.encode() for index in found for problem in index["problem"])
-        columns = {name: _joined(index[name] for index in found) for name in _COLUMNS}
+        columns = {name: _joined(index[name] for index in found) for name in NUMBERS}
         self._sizes, self._times = columns["size"], columns["mtime_ns"]
         self.frames, self.starts = columns["frames"], columns["start"]
-        self._parts_at, self._points_at = columns["parts_at"], columns["points_at"]
-        self._point_bytes = columns["point_bytes"]
-        self._shard_of = np.repeat(np.arange(len(found)), [len(index["frames"]) for index in found])
+        # Of a source's shard, they are known once it is here.
+        unknown = [np.full(len(index["frames"]), -1, np.int64) for index in found]
+        self._places = {name: _joined(map(dict.get, found, [name] * len(found), unknown)) for name in _PLACES}
+        self.file_of = np.repeat(np.arange(len(found)), [len(index["frames"]) for index in found])
         self._maps: dict[int, mmap.mmap] = {}
 
     def __len__(self) -> int:
@@ -91,6 +120,11 @@ class Shards:
         found = [rows.get(key, OUTDATED if key[0] in names else ABSENT) for key in map(fingerprint, samples)]
         return np.array(found, np.int64)
 
+    def states(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change of each pose file that has a row, by its name; of several rows the newest."""
+        keys = sorted(self._keys(), key=lambda key: key[2])
+        return {os.fsdecode(name): (size, time) for name, size, time in keys}
+
     def known_frames(self, samples: Iterable[Sample]) -> dict[Path, int]:
         """Frames of each pose file that a row holds."""
         listed = list(samples)
@@ -105,8 +139,17 @@ class Shards:
     def without(self, samples: Iterable[Sample]) -> list[Path]:
         """The shards that hold no row of any of these clips."""
         wanted = set(map(fingerprint, samples))
-        used = {int(self._shard_of[row]) for row, key in enumerate(self._keys()) if key in wanted}
+        used = {int(self.file_of[row]) for row, key in enumerate(self._keys()) if key in wanted}
         return [path for number, path in enumerate(self.files) if number not in used]
+
+    def rows_of(self, shard: int) -> Index:
+        """The columns of a shard's rows, without the poses."""
+        rows = np.flatnonzero(self.file_of == shard).tolist()
+        columns = (self._sizes, self._times, self.frames, self.starts)
+        index: Index = {name: column[rows] for name, column in zip(NUMBERS, columns, strict=True)}
+        index["name"] = [self._names[row] for row in rows]
+        index["problem"] = [self._problems[row].decode() for row in rows]
+        return index
 
     def _keys(self) -> list[Fingerprint]:
         return list(zip(self._names, self._sizes.tolist(), self._times.tolist(), strict=True))
@@ -117,8 +160,8 @@ class Shards:
 
     def parts(self, row: int) -> dict[str, np.ndarray]:
         """All parts of a clip, (T, V, 3) float32: read-only views of the mapped file."""
-        data = self._map(int(self._shard_of[row]))
-        frames, place = int(self.frames[row]), int(self._parts_at[row])
+        data = self._map(int(self.file_of[row]))
+        frames, place = int(self.frames[row]), int(self._places["parts_at"][row])
         flat: np.ndarray = np.ndarray(frames * _VALUES, np.float32, data, place)
         self._check(row, flat, 1)
         parts, done = {}, 0
@@ -130,23 +173,26 @@ class Shards:
 
     def points(self, row: int, chosen: np.ndarray) -> np.ndarray:
         """x, y and score of the parts' points in the chosen frames (n,): a copy, (3, n, `USED_POINTS`)."""
-        data = self._map(int(self._shard_of[row]))
+        data = self._map(int(self.file_of[row]))
         shape = (3, int(self.frames[row]), USED_POINTS)
-        dtype = np.dtype(f"f{self._point_bytes[row]}")
-        planes = np.ndarray(shape, dtype, data, int(self._points_at[row])).take(chosen, axis=1)
+        dtype = np.dtype(f"f{self._places['point_bytes'][row]}")
+        planes = np.ndarray(shape, dtype, data, int(self._places["points_at"][row])).take(chosen, axis=1)
         self._check(row, planes, LIMIT)
         return planes
 
     def _check(self, row: int, values: np.ndarray, limit: float) -> None:
         if not (values.min() >= -limit and values.max() <= limit):  # false for NaN, too
             raise SampleError(
-                f"{self.files[self._shard_of[row]]} holds values of {os.fsdecode(self._names[row])} that no pose has: "
+                f"{self.files[self.file_of[row]]} holds values of {os.fsdecode(self._names[row])} that no pose has: "
                 "delete it and run `uni-sign prepare` again."
             )
 
     def _map(self, shard: int) -> mmap.mmap:
         """The shard's file, mapped once a process; no SampleError, for its clips are too many to be left out."""
-        if shard not in self._maps:
+        if shard not in self._maps and self._source is not None:
+            self._maps = {known: data for known, data in self._maps.items() if self._source.still_open(known)}
+            self._maps[shard] = self._from_source(self._source, shard)
+        elif shard not in self._maps:
             path = self.files[shard]
             try:
                 with path.open("rb") as file:
@@ -158,8 +204,26 @@ class Shards:
                 raise InputError(f"{path} cannot be read ({error.strerror}): start again.") from error
         return self._maps[shard]
 
+    def _from_source(self, source: Source, shard: int) -> mmap.mmap:
+        """The shard as it came, checked against what its source's index says of it."""
+        data, said = source.open(shard), source.index[shard]
+        try:
+            index = index_of(self.files[shard], pa.py_buffer(data))
+        except InputError as error:
+            raise InputError(f"{source.folder}: {error}") from None
+        columns = (*NUMBERS, "name", "problem")
+        if not all(np.array_equal(index[name], said[name]) for name in columns):
+            raise InputError(
+                f"{source.folder}: {self.files[shard]} is another one than the index says: run `uni-sign prepare` "
+                "again where the poses are, and copy the whole folder."
+            )
+        rows = np.flatnonzero(self.file_of == shard)
+        for name in _PLACES:
+            self._places[name][rows] = index[name]
+        return data
 
-def told_shares(folder: Path, rows: Mapping[str, np.ndarray]) -> str:
+
+def told_shares(folder: Path | str, rows: Mapping[str, np.ndarray]) -> str:
     """How many clips of each split come from the shards, in one sentence."""
     shares = ", ".join(f"{int((found >= 0).sum())} of {len(found)} {split}" for split, found in rows.items())
     outdated = sum(int((found == OUTDATED).sum()) for found in rows.values())
@@ -175,50 +239,61 @@ def open_shards(folder: Path) -> Shards | None:
 
 # --- where the bytes of the rows lie -----------------------------------------------------------------------
 
-_COLUMNS = (*_NUMBERS, "parts_at", "points_at", "point_bytes")
-_Index = dict[str, Any]
+_PLACES = ("parts_at", "points_at", "point_bytes")
 
 
 def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int64), *arrays])
 
 
-def _read_index(path: Path) -> _Index:
+def _read_index(path: Path) -> Index:
     check_file(path)
     try:
-        with pa.memory_map(str(path)) as source:
-            whole = source.read_buffer()
-        batches = [_read_batch(batch, whole) for batch in _record_batches(whole)]
-    except _AnotherVersionError:
+        with pa.memory_map(str(path)) as file:
+            whole = file.read_buffer()
+    except Exception:
+        raise _damaged(path) from None
+    return index_of(path, whole)
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        f"{path} is not a shard of poses, or is damaged or cut short: delete it and run `uni-sign prepare` again."
+    )
+
+
+def index_of(path: Path, whole: pa.Buffer) -> Index:
+    """The rows of a shard of these bytes, and where the poses of each lie; raises InputError that names ``path``."""
+    try:
+        batches = [_read_batch(batch, whole) for batch in record_batches(whole, SCHEMA)]
+    except AnotherVersionError:
         raise InputError(f"{path} is of another version: delete it and run `uni-sign prepare` again.") from None
     except MemoryError:
         raise InputError(f"{path} does not fit into memory: delete it and run `uni-sign prepare` again.") from None
     except Exception:  # of damage pyarrow and numpy raise a dozen types
-        raise InputError(
-            f"{path} is not a shard of poses, or is damaged or cut short: delete it and run `uni-sign prepare` again."
-        ) from None
-    index: _Index = {name: _joined(batch[name] for batch in batches) for name in _COLUMNS}
+        raise _damaged(path) from None
+    index: Index = {name: _joined(batch[name] for batch in batches) for name in (*NUMBERS, *_PLACES)}
     for name in ("name", "problem"):
         index[name] = [value for batch in batches for value in batch[name]]
     return index
 
 
-class _AnotherVersionError(Exception):
+class AnotherVersionError(Exception):
     """The shard holds other columns, or parts of other points."""
 
 
-def _record_batches(whole: pa.Buffer) -> Iterator[pa.RecordBatch]:
+def record_batches(whole: pa.Buffer, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The record batches of an Arrow file, in its order; the index at its end is not needed, so it is not trusted."""
     if whole[:8].to_pybytes() != _MAGIC + b"\0\0" or whole[-6:].to_pybytes() != _MAGIC:
         raise ValueError("no Arrow file, or cut short")
     messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(whole[8:]))
     schema = messages.read_next_message()
-    if schema.type != "schema" or not pa.ipc.read_schema(schema).equals(SCHEMA, check_metadata=True):
-        raise _AnotherVersionError
+    if schema.type != "schema" or not pa.ipc.read_schema(schema).equals(wanted, check_metadata=True):
+        raise AnotherVersionError
     for message in messages:
         if message.type != "record batch" or _is_compressed(message.metadata.to_pybytes()):
             raise ValueError("a message that no shard has")
-        batch = pa.ipc.read_record_batch(message, SCHEMA)
+        batch = pa.ipc.read_record_batch(message, wanted)
         batch.validate(full=True)
         yield batch
 
@@ -244,10 +319,10 @@ def _number(data: bytes, at: int, width: int) -> int:
     return int.from_bytes(data[at : at + width], "little")
 
 
-def _read_batch(batch: pa.RecordBatch, whole: pa.Buffer) -> _Index:
+def _read_batch(batch: pa.RecordBatch, whole: pa.Buffer) -> Index:
     if any(column.null_count for column in batch.columns):
         raise ValueError("a value that is missing")
-    index: _Index = {name: batch.column(name).to_numpy() for name in _NUMBERS}
+    index: Index = {name: batch.column(name).to_numpy() for name in NUMBERS}
     index["name"], index["problem"] = batch.column("name").to_pylist(), batch.column("problem").to_pylist()
     index["parts_at"], parts = _places(batch.column("parts"), whole)
     index["points_at"], points = _places(batch.column("points"), whole)

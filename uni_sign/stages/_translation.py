@@ -20,6 +20,7 @@ from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.samples import Sample
 from uni_sign.data.shards import Shards, open_shards, told_shares
 from uni_sign.data.signs import IGNORED, Clip, ClipSettings, Collate, Key, SignDataset
+from uni_sign.data.streaming import Stream
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import Kept, kept_tokenizer
 from uni_sign.errors import InputError
@@ -33,6 +34,7 @@ from uni_sign.stages._examination import examination
 from uni_sign.stages._frame_counts import frames_by_split
 from uni_sign.stages._frozen_text import FrozenTextEncoder, check_pooling, frozen_text_encoder, trained_text_encoder
 from uni_sign.stages._scoring import scored
+from uni_sign.stages._streaming import check_stream, nearby, opened_stream, streamed_split
 from uni_sign.stages._vocabulary import (
     fitted,
     generated_pieces,
@@ -81,6 +83,10 @@ class TranslationConfig:
     constrain_vocab: bool = flag(False, "generate from these pieces alone, and keep all in the model")
     fusion_only: bool = flag(False, "train mask embedding and gating fusion alone")
     fusion_checkpoint: str = flag("", "take gating_fusion.* and mask_embedding.* from this checkpoint")
+    stream: str = flag("", "folder or fsspec URL of prepared shards, fetched while training; poses need not be here")
+    stream_cache: str = flag("", "folder of fetched shards; default: .cache/stream under --data_root")
+    stream_cache_gb: float = flag(50.0, "most gigabytes of that folder", check=at_least(0.001))
+    stream_buffer: int = flag(8, "shards whose clips are shuffled with one another", check=at_least(1))
 
     def conflicts(self) -> str | None:
         """What does not go together, in one sentence."""
@@ -117,6 +123,7 @@ class Translation:
                 f"{self.folder_config.vocab_size}: they do not belong together."
             )
         check_pooling(self)
+        check_stream(self)
         _ = self.kept, self.generated, self.fusion_checkpoint, self.text_encoder, self.shards
         train = self.splits["train"].samples
         if self.config.use_descriptions and not any(sample.description_path for sample in train):
@@ -195,12 +202,23 @@ class Translation:
     @cached_property
     def splits(self) -> dict[str, Split]:
         """Usable clips of train, dev and test."""
-        return {split: read_split(self.corpus, self.config.task, split) for split in SPLITS}
+        return {split: self.read_split(split) for split in SPLITS}
+
+    def read_split(self, split: str) -> Split:
+        """Usable clips of one split."""
+        if self.stream is not None and self.shards is not None:
+            return streamed_split(self, self.shards, split)
+        return read_split(self.corpus, self.config.task, split)
+
+    @cached_property
+    def stream(self) -> Stream | None:
+        """Where shards come from by ``--stream``."""
+        return opened_stream(self)
 
     @cached_property
     def shards(self) -> Shards | None:
         """The corpus's prepared poses, where there are any."""
-        return open_shards(self.corpus.shard_dir)
+        return Shards(Path(), self.stream) if self.stream is not None else open_shards(self.corpus.shard_dir)
 
     @cached_property
     def text_encoder(self) -> FrozenTextEncoder | None:
@@ -265,6 +283,7 @@ class Translation:
             make_key=Key,
             problems=[problem for split in self.splits.values() for problem in split.problems],
             notes=self.notes,
+            nearby=nearby(self, splits["train"]),
         )
 
     def collate(self) -> Collate:
