@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from commands import ROOT, SMALL, launcher, logged, losses, shell
+from commands import ROOT, SMALL, launcher, losses, shell
 
 from uni_sign.commands.prepare import prepare
 from uni_sign.data.shards import Shards

@@ -12,20 +12,21 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from uni_sign.data.shards import NUMBERS, SCHEMA, AnotherVersionError, Index, Shards, record_batches
+from uni_sign.data.shards import NUMBERS, AnotherVersionError, Index, Shards, record_batches
+from uni_sign.data.shards import SCHEMA as POSES
 from uni_sign.data.wholebody import MAX_FRAMES
 from uni_sign.errors import InputError
 
 NAME = "shards.index"
 MAX_BYTES = 1 << 30  # of an index: about ten million clips
 _ROWS = ("name", *NUMBERS, "problem")
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
-        *(SCHEMA.field(name) for name in _ROWS),
+        *(POSES.field(name) for name in _ROWS),
         pa.field("shard", pa.string(), nullable=False),
         pa.field("shard_bytes", pa.int64(), nullable=False),
     ],
-    metadata=SCHEMA.metadata,
+    metadata=POSES.metadata,
 )
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,120}\.arrow", re.ASCII)
 _SENTENCE = "run `uni-sign prepare` where the poses are, and copy the whole folder"
@@ -45,7 +46,7 @@ def write_index(shards: Shards) -> None:
     partial = target.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:
-            with pa.ipc.new_file(file, _SCHEMA) as arrow:
+            with pa.ipc.new_file(file, SCHEMA) as arrow:
                 for number, path in enumerate(shards.files):
                     arrow.write_batch(_batch(shards, number, path))
             file.flush()
@@ -61,14 +62,14 @@ def _batch(shards: Shards, number: int, path: Path) -> pa.RecordBatch:
     columns = shards.rows_of(number)
     count, size = len(columns["name"]), path.stat().st_size
     columns |= {"shard": [path.name] * count, "shard_bytes": [size] * count}
-    return pa.record_batch([pa.array(columns[field.name], field.type) for field in _SCHEMA], _SCHEMA)
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in SCHEMA], SCHEMA)
 
 
 def parse_index(content: bytes, where: str) -> Listed:
     """An index of these bytes; raises InputError, naming ``where``, for one that is damaged or of another version."""
     try:
         listed = Listed([], [], [])
-        for batch in record_batches(pa.py_buffer(content), _SCHEMA):
+        for batch in record_batches(pa.py_buffer(content), SCHEMA):
             name, size, rows = _shard_of(batch)
             listed.files.append(Path(name))
             listed.sizes.append(size)

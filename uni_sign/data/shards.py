@@ -190,8 +190,10 @@ class Shards:
     def _map(self, shard: int) -> mmap.mmap:
         """The shard's file, mapped once a process; no SampleError, for its clips are too many to be left out."""
         if shard not in self._maps and self._source is not None:
-            self._maps = {known: data for known, data in self._maps.items() if self._source.still_open(known)}
-            self._maps[shard] = self._from_source(self._source, shard)
+            data = self._from_source(self._source, shard)
+            # What made room takes its own until no one has it mapped.
+            self._maps = {known: kept for known, kept in self._maps.items() if self._source.still_open(known)}
+            self._maps[shard] = data
         elif shard not in self._maps:
             path = self.files[shard]
             try:
