@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import socket
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any
 from uni_sign.config import Parser, TrainConfig, as_plain, build_parser, parse_flags
 from uni_sign.errors import InputError, PeerLostError, Preempted, RunError
 from uni_sign.stages.base import Stage, load_stage, stage_names
+
+_RAISED = re.compile(r"uni_sign\.errors\.(?:InputError|RunError): ")
 
 # Imports make a million objects that stay; at its usual pace the collector goes through them all, again and again,
 # which takes a tenth of the time to start.
@@ -68,7 +71,7 @@ def _complain(sentence: str, kind: str = "error", everyone: bool = False) -> Non
     """Say it once a machine (another one may lack a file of its own), or by every process that it concerns."""
     if everyone or os.environ.get("LOCAL_RANK", "0") == "0":
         # What a data-loading process raises comes with its stack trace before the sentence.
-        sentence = sentence.rpartition("uni_sign.errors.InputError: ")[2].removesuffix("\\n")
+        sentence = _RAISED.split(sentence)[-1].removesuffix("\\n").strip()
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" of rank {rank} on {socket.gethostname()}"
         print(f"uni-sign: {kind}{where}: {sentence}", file=sys.stderr, flush=True)

@@ -120,21 +120,21 @@ def test_flags_that_are_refused(words: tuple[str, ...], says: str, capsys: pytes
 
 def test_shares_take_every_clip_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_corpus(tmp_path, 12, 3)
-    for index in (2, 0, 1, 0):
+    for index in (2, 0, 1, 1):
         prepare(flags(tmp_path, "--shard_index", str(index), "--shard_count", "3"))
     said = capsys.readouterr().out
     assert "share 3 of 3 has 4 to do" in said
-    # Asked again, the first share tries its unreadable clip anew, and writes nothing.
-    assert "11 of them prepared; share 1 of 3 has 1 to do" in said
+    # Asked again, the second share tries its unreadable clip anew, and writes nothing.
+    assert "11 of them prepared; share 2 of 3 has 1 to do" in said
     shards = Shards(tmp_path / "prepared")
-    assert (len(shards), len(shards.files)) == (12, 3)
+    assert (len(shards), len(shards.files)) == (12, 7)  # dev and test have two clips each, of two shares
     whole = tmp_path / "whole"
     shutil.copytree(tmp_path / "poses", whole / "poses")  # keeps times, so that the clips are the same
     for split in SPLITS:
         shutil.copy(tmp_path / f"labels.{split}", whole)
     shutil.copy(tmp_path / "mine.yaml", whole)
     assert main(["prepare", *flags(whole, "--num_workers", "3")]) == 0
-    assert len(Shards(whole / "prepared").files) == 3
+    assert len(Shards(whole / "prepared").files) == 7
     assert contents(whole / "prepared") == contents(tmp_path / "prepared")
 
 
@@ -220,7 +220,7 @@ def test_useless_shards_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
         os.utime(path, ns=(0, 1))
     capsys.readouterr()
     prepare(flags(tmp_path))
-    assert f"if no other corpus uses them: {old[0].name}." in capsys.readouterr().out
+    assert f"if no other corpus uses them: {', '.join(path.name for path in old)}." in capsys.readouterr().out
 
 
 def test_training_evaluation_and_doctor_use_the_shards(
@@ -253,7 +253,8 @@ def test_training_evaluation_and_doctor_use_the_shards(
     capsys.readouterr()
     main(["doctor", *words, "--output_dir", str(tmp_path / "out")])
     assert "WARN  prepared shards" in capsys.readouterr().out
-    [shard] = (tmp_path / "dataset" / "Demo" / "prepared").glob("*.arrow")
+    shard, *others = (tmp_path / "dataset" / "Demo" / "prepared").glob("*.arrow")
+    assert len(others) == 2  # one for each split
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(InputError, match=shard.name):
         FineTuning(FineTuningConfig(dataset="Demo", data_root=tmp_path), seed=0).check()

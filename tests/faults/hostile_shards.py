@@ -11,6 +11,8 @@ import pyarrow as pa
 from hypothesis import strategies as st
 from reader import Reader, Seed
 
+from uni_sign.data.shard_index import NAME, parse_index
+from uni_sign.data.shard_index import SCHEMA as INDEX_SCHEMA
 from uni_sign.data.shards import SCHEMA, Shards
 from uni_sign.data.wholebody import USED_POINTS
 
@@ -81,4 +83,49 @@ def shard(_: Path) -> Reader:
         attacks,
         rows.map(arrow),
         [b"\xff\xff\xff\xff", b"\0" * 8, (1 << 62).to_bytes(8, "little"), b"\x08\0\0\0", b"ARROW1"],
+    )
+
+
+def shard_index(_: Path) -> Reader:
+    def listed(**changes: Any) -> dict[str, Any]:
+        told = {"name": b"a.pkl", "size": 5, "mtime_ns": 7, "frames": 2, "start": 0, "problem": ""}
+        return {**told, "shard": "0a.arrow", "shard_bytes": 5000, **changes}
+
+    def read(path: Path) -> None:
+        found = parse_index(path.read_bytes(), str(path))
+        assert len(found.files) == len(found.sizes) == len(found.rows)
+        for file in found.files:
+            assert file.name == str(file)
+            assert file.suffix == ".arrow"
+            assert not file.name.startswith(".")
+
+    unreadable = {"frames": 0, "problem": "a.pkl is empty: get it anew."}
+    good = arrow([listed(), listed(name=b"b.npz", frames=9), listed(**unreadable)], INDEX_SCHEMA)
+    names = ["../a.arrow", "/a.arrow", "a/b.arrow", ".a.arrow", "a.arrow\n", "a\0.arrow", "", "..", "ä.arrow"]
+    lies = [
+        *({"frames": n} for n in (0, -2, 1 << 40)),
+        *({"start": n} for n in (-1, (1 << 63) - 1)),
+        *({"shard_bytes": n} for n in (0, -1)),
+        *({"shard": name} for name in names),
+        {"problem": "both"},
+    ]
+    numbers = st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-1, 4)
+    some = {"frames": numbers, "start": numbers, "shard_bytes": numbers, "shard": st.text(max_size=3)}
+    rows = st.lists(st.fixed_dictionaries({}, optional=some).map(lambda told: listed(**told)), max_size=4)
+    return Reader(
+        NAME,
+        read,
+        [Seed(good)],
+        [
+            *(arrow([listed(**lie)], INDEX_SCHEMA) for lie in lies),
+            *(arrow([listed(), listed(**other)], INDEX_SCHEMA) for other in ({"shard": "1.arrow"}, {"shard_bytes": 1})),
+            arrow([listed(problem="x" * (20 << 20))], INDEX_SCHEMA, compression="zstd"),
+            arrow([listed()], INDEX_SCHEMA, make=pa.ipc.new_stream),
+            arrow([row()]),
+            good[:-1],
+            b"ARROW1\0\0ARROW1",
+            b"",
+        ],
+        rows.map(lambda some: arrow(some, INDEX_SCHEMA)),
+        [b"\xff\xff\xff\xff", b"\0" * 8, (1 << 62).to_bytes(8, "little"), b"../", b".arrow", b"ARROW1"],
     )

@@ -9,7 +9,7 @@ from hostile_crops import crop_shard, video
 from hostile_json import csl_news, descriptions, export_config, kept_pieces, manifest, mt5_config, state
 from hostile_pickles import label_list, label_pickle, pose_npz, pose_pickle
 from hostile_pose_format import pose_format
-from hostile_shards import shard
+from hostile_shards import shard, shard_index
 from hostile_spiece import spiece
 from hostile_tables import csv_table, plain_table
 from hostile_tensors import pth, pth_flags, safetensors
@@ -19,8 +19,8 @@ from reader import Reader
 READERS: dict[str, Callable[[Path], Reader]] = {
     build.__name__: build
     for build in (
-        *(pose_pickle, pose_npz, pose_format, shard, crop_shard, video, label_pickle, label_list, csv_table),
-        *(plain_table, csl_news, descriptions, corpus_yaml, flags_yaml),
+        *(pose_pickle, pose_npz, pose_format, shard, shard_index, crop_shard, video, label_pickle, label_list),
+        *(csv_table, plain_table, csl_news, descriptions, corpus_yaml, flags_yaml),
         *(pth, pth_flags, safetensors, export_config, manifest, state, mt5_config, kept_pieces, spiece),
     )
 }

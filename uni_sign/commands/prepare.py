@@ -19,7 +19,8 @@ from uni_sign.data.corpora import SPLITS, Corpus, Split, default_corpus, load_co
 from uni_sign.data.crop_shards import SCHEMA as CROP_SCHEMA
 from uni_sign.data.crop_shards import CropShards, crop_row_of
 from uni_sign.data.pose_facts import SHORT, FactLog, facts_of, known_facts, read_clip
-from uni_sign.data.samples import Samples, fingerprint
+from uni_sign.data.samples import Sample, Samples, fingerprint
+from uni_sign.data.shard_index import write_index
 from uni_sign.data.shard_writer import ShardWriter, remove_leftovers, row_of
 from uni_sign.data.shards import Shards
 from uni_sign.errors import InputError, RunError
@@ -81,8 +82,7 @@ def prepare(argv: Sequence[str]) -> int:
     index, count = share_of(config, os.environ)
     corpus = _corpus(config)
     splits = read_splits(corpus)
-    clips = {sample.pose_path.name: sample for split in splits.values() for sample in split.samples}
-    ordered = Samples(clips[name] for name in sorted(clips))
+    ordered, split_of = _in_order(splits)
     rows = Shards(corpus.shard_dir).locate(ordered)
     report_dir = (
         (Path(config.report_dir) if config.report_dir else corpus.shard_dir / "report") if config.report else None
@@ -96,13 +96,21 @@ def prepare(argv: Sequence[str]) -> int:
         f"share {index + 1} of {count} has {len(mine)} to do."
     )
     if mine:
-        facts_dir = report_dir / "facts" if report_dir else None
-        work = _Work(corpus.shard_dir, facts_dir, ordered, rows, examined, config.shard_mb << 20)
+        work = _Work(
+            corpus.shard_dir,
+            report_dir and report_dir / "facts",
+            ordered,
+            split_of,
+            rows,
+            examined,
+            config.shard_mb << 20,
+        )
         convert(partial(_converted, work), mine, index, count, config.num_workers)
     shards = Shards(corpus.shard_dir)
     summaries = {name: summarize(split, shards) for name, split in splits.items()}
     if not any(summary.pending for summary in summaries.values()):
         remove_leftovers(corpus.shard_dir)
+        write_index(shards)
     _show(summaries, splits, shards)
     if config.crops:
         _prepare_crops(corpus, config, index, count)
@@ -111,6 +119,16 @@ def prepare(argv: Sequence[str]) -> int:
 
         print(write_report(corpus, splits, report_dir))
     return 0
+
+
+def _in_order(splits: Mapping[str, Split]) -> tuple[Samples, np.ndarray]:
+    """All clips, split by split and by name, each where it is first; and the number of the split of each."""
+    clips: dict[str, tuple[int, Sample]] = {}
+    for number, split in enumerate(splits.values()):
+        for sample in split.samples:
+            clips.setdefault(sample.pose_path.name, (number, sample))
+    ordered = sorted(clips.values(), key=lambda clip: (clip[0], clip[1].pose_path.name))
+    return Samples(sample for _, sample in ordered), np.array([number for number, _ in ordered], np.int64)
 
 
 def _prepare_crops(corpus: Corpus, config: PrepareConfig, index: int, count: int) -> None:
@@ -259,11 +277,12 @@ def _tell(sentences: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Work:
-    """``rows`` and ``examined`` say of each clip what is done already; ``facts_dir``: None without a report."""
+    """Of each clip its split's number, and what is done already; ``facts_dir``: None without a report."""
 
     folder: Path
     facts_dir: Path | None
     samples: Samples
+    split_of: np.ndarray
     rows: np.ndarray
     examined: np.ndarray
     shard_bytes: int
@@ -299,11 +318,16 @@ def convert(
 
 
 def _converted(work: _Work, places: Sequence[int], share: str) -> Iterator[None]:
-    """Reads clip by clip, for its row or its facts or both; yields after each."""
+    """Reads clip by clip, for its row or its facts or both; yields after each.
+
+    A shard's clips are of one split, so that streamed scoring fetches few.
+    """
     with ExitStack() as stack:
         writer = stack.enter_context(ShardWriter(work.folder, share, work.shard_bytes))
         log = stack.enter_context(FactLog(work.facts_dir)) if work.facts_dir else None
-        for place in places:
+        for before, place in zip((*places[:1], *places), places, strict=False):
+            if work.split_of[before] != work.split_of[place]:
+                writer.close()
             sample = work.samples[place]
             reading = read_clip(sample.pose_path)
             if work.rows[place] < 0:

@@ -7,7 +7,7 @@ memory, no place outside the file.
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def shard_files(folder: Path) -> list[Path]:
 class MappedFiles:
     """Files that are mapped when they are first read, by each process for itself."""
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
         self._states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         self._maps: dict[int, mmap.mmap] = {}
@@ -59,29 +59,41 @@ def read_batches(path: Path, schema: pa.Schema, read: Any, kind: str) -> list[An
     try:
         with pa.memory_map(str(path)) as source:
             whole = source.read_buffer()
-        return [read(batch, whole) for batch in _record_batches(whole, schema)]
-    except _AnotherVersionError:
+    except Exception:
+        raise _damaged(path, kind) from None
+    return batches_of(path, whole, schema, read, kind)
+
+
+def batches_of(path: Path, whole: pa.Buffer, schema: pa.Schema, read: Any, kind: str) -> list[Any]:
+    """`read_batches` of a file's content; ``path`` is what errors name."""
+    try:
+        return [read(batch, whole) for batch in record_batches(whole, schema)]
+    except AnotherVersionError:
         raise InputError(f"{path} is of another version: delete it and run `uni-sign prepare` again.") from None
     except MemoryError:
         raise InputError(f"{path} does not fit into memory: delete it and run `uni-sign prepare` again.") from None
     except Exception:  # of damage pyarrow and numpy raise a dozen types
-        raise InputError(
-            f"{path} is not a shard of {kind}, or is damaged or cut short: delete it and run `uni-sign prepare` again."
-        ) from None
+        raise _damaged(path, kind) from None
 
 
-class _AnotherVersionError(Exception):
+def _damaged(path: Path, kind: str) -> InputError:
+    return InputError(
+        f"{path} is not a shard of {kind}, or is damaged or cut short: delete it and run `uni-sign prepare` again."
+    )
+
+
+class AnotherVersionError(Exception):
     """The shard holds other columns, or columns of another layout."""
 
 
-def _record_batches(whole: pa.Buffer, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def record_batches(whole: pa.Buffer, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The record batches of an Arrow file, in its order; the index at its end is not needed, so it is not trusted."""
     if whole[:8].to_pybytes() != _MAGIC + b"\0\0" or whole[-6:].to_pybytes() != _MAGIC:
         raise ValueError("no Arrow file, or cut short")
     messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(whole[8:]))
     first = messages.read_next_message()
     if first.type != "schema" or not pa.ipc.read_schema(first).equals(schema, check_metadata=True):
-        raise _AnotherVersionError
+        raise AnotherVersionError
     for message in messages:
         if message.type != "record batch" or _is_compressed(message.metadata.to_pybytes()):
             raise ValueError("a message that no shard has")

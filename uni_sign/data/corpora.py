@@ -18,6 +18,7 @@ SPLITS = ("train", "dev", "test")
 TASKS = ("SLT", "CSLR", "ISLR")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 _CORPORA = Path(__file__).resolve().parents[2] / "configs" / "corpora"
+FileStates = Mapping[str, tuple[int, int]]  # by name: size in bytes and time of change
 MAX_TARGET = 100_000  # letters of the glosses of one clip
 NO_POSE_FILE = "no pose file"  # in the sentence of such a clip
 _HELD_OUT_SHARE = 0.01
@@ -171,14 +172,15 @@ def _check(corpus: Corpus, path: Path) -> None:
                 raise InputError(f"{path}: {key} has no {split!r}; name one file each for {', '.join(needed)}.")
 
 
-def read_split(corpus: Corpus, task: str, split: str, videos: bool = False) -> Split:
+def read_split(corpus: Corpus, task: str, split: str, videos: bool = False, states: FileStates | None = None) -> Split:
     """The clips of a split whose label and pose file, and with ``videos`` also their video, are there.
 
-    Raises InputError where the label file is missing, broken or holds no usable clip at all.
+    ``states``: of the pose files that count as being there, where these lie elsewhere. Raises InputError where the
+    label file is missing, broken or holds no usable clip at all.
     """
     labels, problems, path = _read_labels(corpus, task, split)
     video_names = _video_names(corpus) if videos else set()
-    states = _file_states(corpus.pose_dir)
+    states = _file_states(corpus.pose_dir) if states is None else states
     described = corpus.description_dir(split)
     described_names = {entry.name for entry in os.scandir(described)} if described else set()
     samples: list[Sample] = []

@@ -8,6 +8,7 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,15 +50,35 @@ class BatchShape:
         return self.processes * self.accumulation
 
 
+@dataclass(frozen=True)
+class Files:
+    """Items that lie in files, few of which are at hand at a time.
+
+    ``file_of``: the file of each item; ``mixed``: files whose items are shuffled with one another; ``machines``: each
+    reads files of its own, where items are counted and not frames. It must divide the processes of the shape.
+    """
+
+    file_of: np.ndarray
+    mixed: int
+    machines: int = 1
+
+
 # --- an epoch ----------------------------------------------------------------------------------------------
 
 
-def plan_epoch(sizes: Sizes, shape: BatchShape, seed: int, epoch: int) -> list[list[np.ndarray]]:
+def plan_epoch(
+    sizes: Sizes, shape: BatchShape, seed: int, epoch: int, files: Files | None = None
+) -> list[list[np.ndarray]]:
     """Windows of global micro-batches of clip indices; each clip exactly once, neighbours alike in ``sizes``.
 
-    With a budget of frames ``sizes`` are frames, none above the budget. Every epoch has as many windows.
+    With a budget of frames ``sizes`` are frames, none above the budget. Every epoch has as many windows. Clips in
+    ``files`` come file by file, as far as that shuffles them.
     """
     rng, measured = np.random.default_rng([seed, epoch]), np.asarray(sizes, np.int64)
+    if files is not None:
+        if shape.frames:
+            return _plan_pools_by_frames(measured, shape, files, seed, rng)
+        return _plan_files_by_clips(measured, shape, files, rng)
     return (_plan_by_frames if shape.frames else _plan_by_clips)(measured, shape, rng)
 
 
@@ -89,6 +110,74 @@ def _plan_by_frames(frames: np.ndarray, shape: BatchShape, rng: np.random.Genera
         window = _sorted(order[cuts[0] : cuts[-1]], frames)
         windows.append(np.split(window, cuts[shape.processes : -1 : shape.processes] - cuts[0]))
     return windows
+
+
+def _plan_files_by_clips(
+    sizes: np.ndarray, shape: BatchShape, files: Files, rng: np.random.Generator
+) -> list[list[np.ndarray]]:
+    """Each machine has a line of clips, in pools of ``mixed`` files: its share of a window is cut from its own line."""
+    lines, ends = zip(*(_line(own, files.mixed, rng) for own in _dealt(files, rng)), strict=True)
+    part = shape.window // files.machines
+    whole = min(len(line) for line in lines) // part
+    # Lengths are grouped within blocks of windows that all machines read from the same pools, more or less.
+    blocks = [min(end[number] // part for end in ends) for number in range(min(map(len, ends)))]
+    bounds = [0, *(block for block in blocks if block < whole), whole]
+    windows: list[np.ndarray] = []
+    for start, end in pairwise(bounds):
+        own = [_grouped(line[start * part : end * part], sizes, part, shape) for line in lines]
+        order = rng.permutation(end - start)
+        # Machines take windows alike in length at the same time, in micro-batches of which each has its part.
+        cut = np.stack([own_windows[order] for own_windows in own], axis=2)
+        windows += list(cut.reshape(end - start, shape.window))
+    rest = _sorted(np.concatenate([line[whole * part :] for line in lines]), sizes)
+    windows += np.split(rest, range(shape.window, len(rest), shape.window)) if len(rest) else []
+    return [np.split(window, range(shape.micro, len(window), shape.micro)) for window in windows]
+
+
+def _dealt(files: Files, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    """The clips of each file, the files in random order and dealt to the machines, about as many clips to each."""
+    by_file = _by_file(files.file_of)
+    hands: list[list[np.ndarray]] = [[] for _ in range(files.machines)]
+    held = [0] * files.machines
+    for number in rng.permutation(len(by_file)):
+        fewest = held.index(min(held))
+        hands[fewest].append(by_file[number])
+        held[fewest] += len(by_file[number])
+    return hands
+
+
+def _by_file(file_of: np.ndarray) -> list[np.ndarray]:
+    order = np.argsort(file_of, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(file_of[order])) + 1) if len(order) else []
+
+
+def _line(by_file: list[np.ndarray], mixed: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The clips of these files, shuffled in pools of ``mixed`` files, one pool after the other; and where each ends."""
+    pools = [rng.permutation(np.concatenate(by_file[at : at + mixed])) for at in range(0, len(by_file), mixed)]
+    nothing = np.zeros(0, np.int64)
+    return np.concatenate([nothing, *pools]), np.cumsum([len(pool) for pool in pools], dtype=np.int64)
+
+
+def _grouped(clips: np.ndarray, sizes: np.ndarray, part: int, shape: BatchShape) -> np.ndarray:
+    """Shuffled clips as windows (n, accumulation, clips of a micro-batch), alike in size, from short to long."""
+    pools = np.split(clips, range(part * _POOL_BATCHES, len(clips), part * _POOL_BATCHES))
+    windows = np.concatenate([_sorted(pool, sizes) for pool in pools]).reshape(-1, part)
+    by_size = np.argsort(sizes[windows].sum(axis=1), kind="stable")
+    return windows[by_size].reshape(len(windows), shape.accumulation, part // shape.accumulation)
+
+
+def _plan_pools_by_frames(
+    frames: np.ndarray, shape: BatchShape, files: Files, seed: int, rng: np.random.Generator
+) -> list[list[np.ndarray]]:
+    """Pools of ``mixed`` files, the same in every epoch, so that these have as many windows; one pool at a time."""
+    by_file = _by_file(files.file_of)
+    order = np.random.default_rng(seed).permutation(len(by_file))
+    starts = np.arange(0, len(order), files.mixed)
+    plan = []
+    for start in starts[rng.permutation(len(starts))]:
+        pool = np.concatenate([by_file[number] for number in order[start : start + files.mixed]])
+        plan += [[pool[micro] for micro in window] for window in _plan_by_frames(frames[pool], shape, rng)]
+    return plan
 
 
 def _sorted(clips: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -169,15 +258,17 @@ def _filled(totals: Sequence[int], budget: int, most_clips: int) -> list[int]:
 class TrainSampler:
     """Batch sampler of one rank: the keys of its micro-batches in ``epoch``, from window ``first_window`` on."""
 
-    def __init__(self, sizes: Sizes, shape: BatchShape, rank: int, seed: int, make_key: MakeKey) -> None:
-        self.sizes, self.shape = np.asarray(sizes, np.int64), shape
+    def __init__(
+        self, sizes: Sizes, shape: BatchShape, rank: int, seed: int, make_key: MakeKey, files: Files | None = None
+    ) -> None:
+        self.sizes, self.shape, self._files = np.asarray(sizes, np.int64), shape, files
         self._rank, self._seed, self._make_key = rank, seed, make_key
         self.seek(0, 0)
 
     def seek(self, epoch: int, first_window: int) -> None:
         """Choose the epoch and the window to start from."""
         self.epoch, self.first_window = epoch, first_window
-        self._plan = plan_epoch(self.sizes, self.shape, self._seed, epoch)
+        self._plan = plan_epoch(self.sizes, self.shape, self._seed, epoch, self._files)
 
     @property
     def windows_per_epoch(self) -> int:
@@ -191,20 +282,29 @@ class TrainSampler:
 
     def digest(self) -> int:
         """CRC-32 of the lengths and of the windows they make: equal where a stopped epoch can be gone on with."""
-        windows = [np.concatenate(window) for window in plan_epoch(self.sizes, self.shape, self._seed, 0)]
+        plan = plan_epoch(self.sizes, self.shape, self._seed, 0, self._files)
+        windows = [np.concatenate(window) for window in plan]
         ends = np.cumsum([len(window) for window in windows])
         return zlib.crc32(np.concatenate([self.sizes, *windows, ends]).astype("<i8").tobytes())
+
+    @property
+    def items(self) -> list[np.ndarray]:
+        """The items of this rank in each window still to come."""
+        plan = self._plan[self.first_window :]
+        return [np.array([i for micro in window for i, _ in self._share(micro)], np.int64) for window in plan]
 
     def __len__(self) -> int:
         return sum(self.micro_batches)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        processes = self.shape.processes
         for window in self._plan[self.first_window :]:
             for micro_batch in window:
-                bounds = _evenly_cut(self.sizes[micro_batch], processes, self.shape) if self.shape.frames else None
-                places = share(micro_batch, self._rank, processes, bounds)
-                yield [self._make_key(self.epoch, index, counted) for index, counted in places]
+                yield [self._make_key(self.epoch, index, counted) for index, counted in self._share(micro_batch)]
+
+    def _share(self, micro_batch: np.ndarray) -> list[tuple[int, bool]]:
+        processes = self.shape.processes
+        bounds = _evenly_cut(self.sizes[micro_batch], processes, self.shape) if self.shape.frames else None
+        return share(micro_batch, self._rank, processes, bounds)
 
 
 class EvalSampler:

@@ -273,7 +273,8 @@ _SET_UP = {
     "clips": "the number of usable training clips",
     "seed": "--seed",
     "vocabulary": "the trimmed vocabulary (--trim_vocab)",
-    "order": "the digest of the training clips' lengths and order (their files, --max_length, --frames_per_batch)",
+    "order": "the digest of the training clips' lengths and order (their files, --max_length, --frames_per_batch, "
+    "with --stream --stream_buffer and the number of machines)",
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from uni_sign.config import TrainConfig
@@ -134,12 +134,22 @@ def _fill_rendezvous() -> None:
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
+def _local_process_count() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or process_count())
+
+
+def machine_count() -> int:
+    """Collective: machines of the run; 1 where they have unlike numbers of processes."""
+    local = set(gather_object([_local_process_count()]))
+    return process_count() // local.pop() if len(local) == 1 else 1
+
+
 def choose_interface() -> None:
     """Let several machines talk over the interface that reaches MASTER_ADDR, where the user names none.
 
     gloo would take the one that the host name resolves to, often the loopback, and the machines would wait forever.
     """
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or process_count())
+    local = _local_process_count()
     if local >= process_count():
         return
     chosen = os.environ.get("GLOO_SOCKET_IFNAME")

@@ -104,8 +104,13 @@ def windows(run: Run) -> Iterator[tuple[list[Batch], float]]:
     """The optimizer steps still to come in this epoch: their micro-batches, and the seconds waited for them."""
     run.sampler.seek(run.state.epoch, run.state.window)
     run.watchdog.beat()
+    nearby = run.datasets.nearby
+    if nearby:
+        nearby.read_ahead.follow(run.sampler.items, run.state.window)
     batches = iter(run.loader)
-    for count in run.sampler.micro_batches:
+    for step, count in enumerate(run.sampler.micro_batches, run.state.window):
+        if nearby:
+            nearby.read_ahead.reach(step)
         start = time.perf_counter()
         window = list(itertools.islice(batches, count))
         yield window, time.perf_counter() - start

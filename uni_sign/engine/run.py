@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 
 from uni_sign.config import TrainConfig
 from uni_sign.engine import checkpoint
-from uni_sign.engine.batching import BatchShape, TrainSampler
+from uni_sign.engine.batching import BatchShape, Files, TrainSampler
 from uni_sign.engine.checkpoint import Checkpoints, RunState
 from uni_sign.engine.compiling import compile_in_place
 from uni_sign.engine.data_loading import make_loader
+from uni_sign.engine.launch import machine_count
 from uni_sign.engine.optim import Schedule, make_optimizer, make_schedule
 from uni_sign.engine.tracking import Tracker
 from uni_sign.engine.watchdog import Watchdog
@@ -128,7 +129,8 @@ def prepare(
         config.batch_size, config.gradient_accumulation_steps, accelerator.num_processes, config.frames_per_batch
     )
     train_split = datasets.splits["train"]
-    sampler = TrainSampler(lengths["train"], shape, accelerator.process_index, config.seed, datasets.make_key)
+    files = Files(datasets.nearby.file_of, datasets.nearby.mixed, machine_count()) if datasets.nearby else None
+    sampler = TrainSampler(lengths["train"], shape, accelerator.process_index, config.seed, datasets.make_key, files)
     _introduce(tracker, datasets, model, config, sampler, accelerator)
     prepared, optimizer = _distribute(accelerator, LossModule(stage, model), config)
     # Dropout differs between ranks, and between none of the launchers.

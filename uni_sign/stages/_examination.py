@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from uni_sign.data.corpora import SPLITS, read_split
+from uni_sign.data.corpora import SPLITS
 from uni_sign.data.shards import told_shares
 from uni_sign.errors import InputError
 from uni_sign.models.weights import compared
@@ -72,7 +72,7 @@ def _checkpoints(stage: Translation) -> str:
 
 def _labels(stage: Translation, split: str) -> list[Finding]:
     try:
-        found = read_split(stage.corpus, stage.config.task, split, stage.config.rgb_support)
+        found = stage.read_split(split)
     except InputError as error:
         return [Finding("fail", f"{split} labels", str(error), "mend or move the named file")]
     findings = [Finding("pass", f"{split} labels", f"{len(found.samples)} usable clips")]
@@ -97,10 +97,10 @@ def _prepared(stage: Translation) -> Finding:
 
 
 def _videos(stage: Translation, split: str) -> Finding:
-    subject, corpus, task = f"{split} videos", stage.corpus, stage.config.task
+    subject, corpus = f"{split} videos", stage.corpus
     try:
-        clips = len(read_split(corpus, task, split).samples)
-        samples = read_split(corpus, task, split, True).samples
+        clips = len(stage.read_split(split, videos=False).samples)
+        samples = stage.read_split(split).samples
         shards = stage.crop_shards
     except InputError as error:
         return Finding("fail", subject, str(error), "mend or move what is named")
@@ -116,7 +116,7 @@ def _videos(stage: Translation, split: str) -> Finding:
 def _coverage(stage: Translation, split: str) -> Finding:
     subject = f"{split} descriptions"
     try:
-        samples = read_split(stage.corpus, stage.config.task, split).samples
+        samples = stage.read_split(split).samples
     except InputError as error:
         return Finding("fail", subject, str(error), "mend the labels first")
     described = sum(sample.description_path is not None for sample in samples)

@@ -29,6 +29,7 @@ from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.samples import Sample
 from uni_sign.data.shards import Shards, open_shards, told_shares
 from uni_sign.data.signs import IGNORED, Clip, ClipSettings, Collate, Key, SignDataset
+from uni_sign.data.streaming import Stream
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import Kept, kept_tokenizer
 from uni_sign.errors import InputError
@@ -38,13 +39,7 @@ from uni_sign.models.mt5 import load_mt5, load_text_stack, read_config
 from uni_sign.models.rgb_fusion import UNUSED_MODULE
 from uni_sign.models.uni_sign import UniSign
 from uni_sign.models.vocabulary import constrained_generation
-from uni_sign.models.weights import (
-    FUSION_MODULES,
-    Checkpoint,
-    load_checkpoint,
-    load_fusion,
-    unwrap,
-)
+from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
 from uni_sign.stages._examination import examination
 from uni_sign.stages._extractor import extractor_note, extractor_of_clips
 from uni_sign.stages._files import samples_of_files
@@ -52,6 +47,7 @@ from uni_sign.stages._frame_counts import frames_by_split
 from uni_sign.stages._frozen_text import FrozenTextEncoder, check_pooling, frozen_text_encoder, trained_text_encoder
 from uni_sign.stages._rgb import load_rgb_backbone, rgb_notes
 from uni_sign.stages._scoring import scored
+from uni_sign.stages._streaming import check_stream, nearby, opened_stream, streamed_split
 from uni_sign.stages._vocabulary import (
     fitted,
     generated_pieces,
@@ -102,6 +98,10 @@ class TranslationConfig:
     rgb_backbone: str = flag("", "ImageNet weights of EfficientNet-B0 to start from, by torchvision's names")
     fusion_only: bool = flag(False, "train mask embedding and gating fusion alone")
     fusion_checkpoint: str = flag("", "take gating_fusion.* and mask_embedding.* from this checkpoint")
+    stream: str = flag("", "folder or fsspec URL of prepared shards, fetched while training; poses need not be here")
+    stream_cache: str = flag("", "folder of fetched shards; default: .cache/stream under --data_root")
+    stream_cache_gb: float = flag(50.0, "most gigabytes of that folder", check=at_least(0.001))
+    stream_buffer: int = flag(8, "shards whose clips are shuffled with one another", check=at_least(1))
 
     def conflicts(self) -> str | None:
         """What does not go together, in one sentence."""
@@ -143,15 +143,9 @@ class Translation:
                 f"{self.folder_config.vocab_size}: they do not belong together."
             )
         check_pooling(self)
-        _ = (
-            self.kept,
-            self.generated,
-            self.fusion_checkpoint,
-            self.text_encoder,
-            self.shards,
-            self.crop_shards,
-            self.rgb_backbone,
-        )
+        check_stream(self)
+        _ = self.kept, self.generated, self.text_encoder, self.shards, self.crop_shards
+        _ = self.fusion_checkpoint, self.rgb_backbone
         train = self.splits["train"].samples
         if self.config.use_descriptions and not any(sample.description_path for sample in train):
             places = " or ".join(str(folder) for folder in self.corpus.description_dirs)
@@ -234,17 +228,29 @@ class Translation:
     @cached_property
     def splits(self) -> dict[str, Split]:
         """Usable clips of train, dev and test."""
-        return {split: read_split(self.corpus, self.config.task, split, self.config.rgb_support) for split in SPLITS}
+        return {split: self.read_split(split) for split in SPLITS}
+
+    def read_split(self, split: str, videos: bool | None = None) -> Split:
+        """Usable clips of one split, by default with a video where ``--rgb_support`` needs one."""
+        videos = self.config.rgb_support if videos is None else videos
+        if self.stream is not None and self.shards is not None:
+            return streamed_split(self, self.shards, split, videos)
+        return read_split(self.corpus, self.config.task, split, videos)
 
     @cached_property
     def extractor(self) -> dict[str, str] | None:
-        """What the training clips' poses were extracted by, where their files say it."""
-        return extractor_of_clips(self.splits["train"].samples)
+        """What the training clips' poses were extracted by, where their files are here and say it."""
+        return None if self.stream is not None else extractor_of_clips(self.splits["train"].samples)
+
+    @cached_property
+    def stream(self) -> Stream | None:
+        """Where shards come from by ``--stream``."""
+        return opened_stream(self)
 
     @cached_property
     def shards(self) -> Shards | None:
         """The corpus's prepared poses, where there are any."""
-        return open_shards(self.corpus.shard_dir)
+        return Shards(Path(), self.stream) if self.stream is not None else open_shards(self.corpus.shard_dir)
 
     @cached_property
     def crop_shards(self) -> CropShards | None:
@@ -320,6 +326,7 @@ class Translation:
             make_key=Key,
             problems=[problem for split in self.splits.values() for problem in split.problems],
             notes=self.notes,
+            nearby=nearby(self, splits["train"]),
         )
 
     def collate(self) -> Collate:

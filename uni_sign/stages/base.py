@@ -31,11 +31,36 @@ class SplitDataset(Protocol):
     def __getitem__(self, key: Any) -> Any: ...
 
 
+class ReadAhead(Protocol):
+    """Told what is read next, it has that at hand in time."""
+
+    def follow(self, steps: Sequence[np.ndarray], first: int) -> None:
+        """An epoch begins at its step ``first``: the items that this process reads in each step still to come."""
+        ...
+
+    def reach(self, step: int) -> None:
+        """All steps before this one are done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """Training items that come in files, not all of which can be at hand: items of few files are read together.
+
+    ``file_of``: the file of each item (n,); ``mixed``: how many files are shuffled with one another.
+    """
+
+    file_of: np.ndarray
+    mixed: int
+    read_ahead: ReadAhead
+
+
 @dataclass(frozen=True)
 class Datasets:
     """Splits by name (``train`` and the held-out ones), collate, and the sampler's (epoch, index, counted) -> key.
 
-    ``problems`` name what was left out before training; ``notes`` are said at start.
+    ``problems`` name what was left out before training; ``notes`` are said at start; ``nearby``: where training items
+    are not all at hand.
     """
 
     splits: dict[str, SplitDataset]
@@ -43,6 +68,7 @@ class Datasets:
     make_key: Callable[[int, int, bool], Any]
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    nearby: Nearby | None = None
 
 
 @dataclass(frozen=True)
