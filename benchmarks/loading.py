@@ -118,7 +118,7 @@ def beside_a_sleep(root: Path, dataset: str, prepared: bool, steps: int) -> list
         FineTuningConfig(dataset=dataset, data_root=root, mt5=str(root / "pretrained_weight/mt5-demo")), 0
     )
     if not prepared:
-        stage.corpus = replace(stage.corpus, prepared_dir=root / "none")
+        stage.corpora[0] = replace(stage.corpora[0], prepared_dir=root / "none")
     datasets = stage.build_datasets()
     train = datasets.splits["train"]
     config = TrainConfig(num_workers=WORKERS, batch_size=BATCH)

@@ -54,9 +54,9 @@ def test_a_folder(tmp_path: Path, spelling: str) -> None:
     folder, shards, samples = folder_of(tmp_path)
     assert len(shards.files) > 2
     stream = Stream(spelling.format(folder), tmp_path / "cache", 10**9)
-    assert_same(Shards(Path(), stream), shards, samples)
+    assert_same(Shards(source=stream), shards, samples)
     # In another process, from the cache alone.
-    again = pickle.loads(pickle.dumps(Shards(Path(), stream)))
+    again = pickle.loads(pickle.dumps(Shards(source=stream)))
     shutil.rmtree(folder)
     again.parts(0)
 
@@ -77,7 +77,7 @@ def uploaded(folder: Path, memory: Any) -> str:
 def test_a_url_and_a_cache_that_holds_one_shard(tmp_path: Path, memory: Any) -> None:
     folder, shards, samples = folder_of(tmp_path)
     limit = max(path.stat().st_size for path in shards.files)
-    streamed = Shards(Path(), Stream(uploaded(folder, memory), tmp_path / "cache", limit))
+    streamed = Shards(source=Stream(uploaded(folder, memory), tmp_path / "cache", limit))
     assert_same(streamed, shards, samples)
     assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.arrow")) <= limit
     held = {path.name for path in (tmp_path / "cache").rglob("*.arrow")}
@@ -86,7 +86,7 @@ def test_a_url_and_a_cache_that_holds_one_shard(tmp_path: Path, memory: Any) -> 
 
 def test_clips_are_those_from_the_files(tmp_path: Path, memory: Any) -> None:
     folder, _, samples = folder_of(tmp_path)
-    streamed = Shards(Path(), Stream(uploaded(folder, memory), tmp_path / "cache", 10**9))
+    streamed = Shards(source=Stream(uploaded(folder, memory), tmp_path / "cache", 10**9))
     ours, theirs = (SignDataset(samples[:-1], TOKENIZER, SETTINGS, source) for source in (streamed, None))
     for index in range(len(ours)):
         one, other = (data[Key(2, index)] for data in (ours, theirs))
@@ -139,7 +139,7 @@ def test_a_network_that_fails(
     says: str,
 ) -> None:
     folder, _, _ = folder_of(tmp_path)
-    streamed = Shards(Path(), Stream(str(folder), tmp_path / "cache", 10**9))
+    streamed = Shards(source=Stream(str(folder), tmp_path / "cache", 10**9))
     flaky = Flaky(error, failures)
     monkeypatch.setattr(streaming, "_system", lambda url: (flaky, url))
     if says:
@@ -161,11 +161,11 @@ def test_a_shard_that_is_damaged_or_another_one(tmp_path: Path) -> None:
     content[-1] ^= 1
     first.write_bytes(content)
     with pytest.raises(InputError, match=rf"prepared: {first.name} is not a shard of poses, or is damaged"):
-        Shards(Path(), stream).parts(0)
+        Shards(source=stream).parts(0)
     shutil.copy(third, second)
     stream.sizes[1] = second.stat().st_size
     with pytest.raises(InputError, match=f"{second.name} is another one than the index says: run `uni-sign prepare`"):
-        Shards(Path(), stream).parts(int(np.flatnonzero(shards.file_of == 1)[0]))
+        Shards(source=stream).parts(int(np.flatnonzero(shards.file_of == 1)[0]))
 
 
 @pytest.mark.parametrize(

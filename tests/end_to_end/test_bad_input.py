@@ -241,11 +241,11 @@ def test_default_dataset_is_said_aloud(root: Path) -> None:
     from uni_sign.stages.fine_tuning import FineTuning, FineTuningConfig
 
     stage = FineTuning(FineTuningConfig(data_root=root), seed=0)
-    assert stage.corpus.name == "Demo"
+    assert stage.corpora[0].name == "Demo"
     assert "using the embedded Demo corpus" in stage.notes[0]
     shutil.copytree(root / "data" / "Demo", root / "data" / "CSL_Daily")
     stage = FineTuning(FineTuningConfig(data_root=root), seed=0)
-    assert stage.corpus.name == "CSL_Daily"
+    assert stage.corpora[0].name == "CSL_Daily"
     assert "using CSL_Daily" in stage.notes[0]
 
 

@@ -110,7 +110,7 @@ def prepare(argv: Sequence[str]) -> int:
     summaries = {name: summarize(split, shards) for name, split in splits.items()}
     if not any(summary.pending for summary in summaries.values()):
         remove_leftovers(corpus.shard_dir)
-        write_index(shards)
+        write_index(corpus.shard_dir)
     _show(summaries, splits, shards)
     if config.crops:
         _prepare_crops(corpus, config, index, count)

@@ -22,9 +22,10 @@ ABSENT, OUTDATED, UNREADABLE = -1, -2, -3  # in place of a row: no clip of this 
 _MAGIC = b"ARROW1"
 
 
-def shard_files(folder: Path) -> list[Path]:
-    """The complete shards of a folder, sorted."""
-    return sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+def shard_files(*folders: Path) -> list[Path]:
+    """The complete shards of some folders, sorted within each."""
+    found = (path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}")))
+    return [path for path in found if not path.name.startswith(".")]
 
 
 class MappedFiles:

@@ -196,7 +196,7 @@ def read_split(corpus: Corpus, task: str, split: str, videos: bool = False, stat
             problems.append(one_line(f"{path}: clip {_quoted(key)}: no video of it in {corpus.video_dir}."))
             continue
         pose_path = corpus.pose_dir / pose_file
-        samples.append(Sample(name, pose_path, description, target, language, *states[pose_file], video))
+        samples.append(Sample(name, pose_path, description, target, language, *states[pose_file], video, corpus.name))
     if not samples:
         first = problems[0] if problems else f"{path} is empty"
         raise InputError(f"No usable clip in split {split!r} of {corpus.name}: {first}")

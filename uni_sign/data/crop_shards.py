@@ -118,10 +118,10 @@ def _picture(image: Image.Image, quality: int) -> bytes:
 
 
 class CropShards:
-    """The crops of all clips in a folder's shards. Raises InputError, naming the file, for one that is damaged."""
+    """The crops of all clips in the shards of some folders; raises InputError, naming the file, for a damaged one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.files = folder, shard_files(folder)
+    def __init__(self, *folders: Path) -> None:
+        self.folder, self.files = ", ".join(map(str, folders)), shard_files(*folders)
         of_files = [read_batches(path, SCHEMA, _read_batch, "hand crops") for path in self.files]
         found = [batch for batches in of_files for batch in batches]
         counts = [sum(len(batch["name"]) for batch in batches) for batches in of_files]
@@ -219,13 +219,13 @@ def _read_batch(batch: pa.RecordBatch, whole: pa.Buffer) -> dict[str, Any]:
     return index
 
 
-def open_crop_shards(folder: Path) -> CropShards | None:
-    """The crops in a folder, or None where there are none."""
-    shards = CropShards(folder)
+def open_crop_shards(*folders: Path) -> CropShards | None:
+    """The crops in these folders, or None where there are none."""
+    shards = CropShards(*folders)
     return shards if shards.files else None
 
 
-def told_crops(folder: Path, rows: Mapping[str, np.ndarray]) -> str:
+def told_crops(folder: str, rows: Mapping[str, np.ndarray]) -> str:
     """How many clips' crops come from the shards, in one sentence."""
     shares = ", ".join(f"{int((found >= 0).sum())} of {len(found)} {split}" for split, found in rows.items())
     outdated = sum(int((found == OUTDATED).sum()) for found in rows.values())

@@ -13,7 +13,7 @@ import numpy as np
 class Sample:
     """One clip: its files, the text it is to become; size in bytes and time of change of its pose file.
 
-    ``video_path``: where the hands' crops come from, in a run that uses them.
+    ``video_path``: where the hands' crops come from, in a run that uses them; ``corpus``: its corpus's name.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Sample:
     size: int
     mtime_ns: int = 0
     video_path: Path | None = None
+    corpus: str = ""
 
 
 Fingerprint = tuple[bytes, int, int]  # a pose file's name, size and time of change
@@ -56,6 +57,19 @@ class Blobs(Sequence[bytes]):
         return self._bytes[self._ends[place] : self._ends[place + 1]]
 
 
+class _Repeated:
+    """Texts of which few are distinct."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        self._texts = list(numbers)
+        codes = np.fromiter(map(numbers.__getitem__, texts), np.int64, len(texts))
+        self._codes = codes.astype(np.min_scalar_type(len(numbers)))
+
+    def __getitem__(self, index: int) -> str:
+        return self._texts[self._codes[index]]
+
+
 class Samples(Sequence[Sample]):
     """A split's clips, each made when it is asked for."""
 
@@ -68,10 +82,11 @@ class Samples(Sequence[Sample]):
                 [str(sample.pose_path) for sample in listed],
                 [str(sample.description_path or "") for sample in listed],
                 [sample.target for sample in listed],
-                [sample.language for sample in listed],
                 [str(sample.video_path or "") for sample in listed],
             )
         ]
+        self._languages = _Repeated([sample.language for sample in listed])
+        self._corpora = _Repeated([sample.corpus for sample in listed])
         self._numbers = np.array([(sample.size, sample.mtime_ns) for sample in listed], np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
@@ -84,12 +99,13 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        name, pose, description, target, language, video = (
+        name, pose, description, target, video = (
             column[index].decode("utf-8", "surrogatepass") for column in self._texts
         )
         size, mtime_ns = self._numbers[index].tolist()
         told, seen = (Path(path) if path else None for path in (description, video))
-        return Sample(name, Path(pose), told, target, language, size, mtime_ns, seen)
+        language, corpus = self._languages[index], self._corpora[index]
+        return Sample(name, Path(pose), told, target, language, size, mtime_ns, seen, corpus)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Samples) and list(self) == list(other)

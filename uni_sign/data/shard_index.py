@@ -41,9 +41,9 @@ class Listed(NamedTuple):
     rows: list[Index]
 
 
-def write_index(shards: Shards) -> None:
+def write_index(folder: Path) -> None:
     """Write the index of a folder's shards into it, whole or not at all."""
-    target = Path(shards.folder) / NAME
+    shards, target = Shards(folder), folder / NAME
     partial = target.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:

@@ -80,16 +80,16 @@ class Source(Protocol):
 
 
 class Shards:
-    """All clips in a folder's shards, or in those of a source; each process that reads maps the files for itself.
+    """All clips in the shards of some folders, or in those of a source; each process that reads maps the files itself.
 
     ``frames``, ``starts``: of each row; ``file_of``: the place of its shard in ``files``. Raises InputError, naming
     the file, for a shard that is damaged, or of another version.
     """
 
-    def __init__(self, folder: Path, source: Source | None = None) -> None:
-        self.folder: Path | str = folder if source is None else source.folder
+    def __init__(self, *folders: Path, source: Source | None = None) -> None:
+        self.folder = ", ".join(map(str, folders)) if source is None else source.folder
         self._source = source
-        self.files: Sequence[Path] = shard_files(folder) if source is None else source.files
+        self.files: Sequence[Path] = shard_files(*folders) if source is None else source.files
         found: Sequence[Index] = [_read_index(path) for path in self.files] if source is None else source.index
         self._names = Blobs(name for index in found for name in index["name"])
         self._problems = Blobs(problem.encode() for index in found for problem in index["problem"])
@@ -219,7 +219,7 @@ class _FetchedFiles:
         return self._maps[shard]
 
 
-def told_shares(folder: Path | str, rows: Mapping[str, np.ndarray]) -> str:
+def told_shares(folder: str, rows: Mapping[str, np.ndarray]) -> str:
     """How many clips of each split come from the shards, in one sentence."""
     shares = ", ".join(f"{int((found >= 0).sum())} of {len(found)} {split}" for split, found in rows.items())
     outdated = sum(int((found == OUTDATED).sum()) for found in rows.values())
@@ -227,9 +227,9 @@ def told_shares(folder: Path | str, rows: Mapping[str, np.ndarray]) -> str:
     return f"Poses from prepared shards in {folder}: {shares} clips{more}."
 
 
-def open_shards(folder: Path) -> Shards | None:
-    """The shards in a folder, or None where there are none."""
-    shards = Shards(folder)
+def open_shards(*folders: Path) -> Shards | None:
+    """The shards in these folders, or None where there are none."""
+    shards = Shards(*folders)
     return shards if shards.files else None
 
 

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from uni_sign.engine.mixing import Draws
+from uni_sign.stages.base import Mixture
+
 # Clips of similar length are sought among this many global batches.
 _POOL_BATCHES = 50
 # With a budget of frames, clips of one length class take each other's place: 6 % from its shortest to its longest.
@@ -67,14 +70,28 @@ class Files:
 
 
 def plan_epoch(
-    sizes: Sizes, shape: BatchShape, seed: int, epoch: int, files: Files | None = None
+    sizes: Sizes,
+    shape: BatchShape,
+    seed: int,
+    epoch: int,
+    files: Files | None = None,
+    mixture: Mixture | None = None,
 ) -> list[list[np.ndarray]]:
-    """Windows of global micro-batches of clip indices; each clip exactly once, neighbours alike in ``sizes``.
+    """Windows of global micro-batches of clip indices, neighbours alike in ``sizes``.
 
-    With a budget of frames ``sizes`` are frames, none above the budget. Every epoch has as many windows. Clips in
-    ``files`` come file by file, as far as that shuffles them.
+    Each clip comes exactly once, or with a ``mixture`` as often as its corpus's weight asks for. With a budget of
+    frames ``sizes`` are frames, none above the budget. Every epoch has as many windows. Clips in ``files`` come file
+    by file, as far as that shuffles them; of these there is no mixture.
     """
     rng, measured = np.random.default_rng([seed, epoch]), np.asarray(sizes, np.int64)
+    if mixture is not None:
+        classes, charged = _length_classes(measured)
+        drawn = Draws(mixture, classes if shape.frames else np.zeros_like(classes), seed).items(epoch)
+        if shape.frames:
+            plan = _plan_classes(measured[drawn], classes[drawn], charged[drawn], shape, rng)
+        else:
+            plan = _plan_by_clips(measured[drawn], shape, rng)
+        return [[drawn[micro] for micro in window] for window in plan]
     if files is not None:
         if shape.frames:
             return _plan_pools_by_frames(measured, shape, files, seed, rng)
@@ -94,12 +111,17 @@ def _plan_by_clips(sizes: np.ndarray, shape: BatchShape, rng: np.random.Generato
 
 
 def _plan_by_frames(frames: np.ndarray, shape: BatchShape, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    return _plan_classes(frames, *_length_classes(frames), shape, rng)
+
+
+def _plan_classes(
+    frames: np.ndarray, classes: np.ndarray, charged: np.ndarray, shape: BatchShape, rng: np.random.Generator
+) -> list[list[np.ndarray]]:
     """Shares are cut from all clips in the order of their length classes, whose clips are mixed anew in each epoch.
 
     Where the cuts lie depends on the classes alone, so it is the same in every epoch; a clip is charged as much as
     the longest of its class, so that whichever clips meet keep to the budget.
     """
-    classes, charged = _length_classes(frames)
     bounds = _share_bounds(np.sort(charged), shape)
     order = rng.permutation(len(frames))
     order = order[np.argsort(classes[order], kind="stable")]
@@ -259,21 +281,33 @@ class TrainSampler:
     """Batch sampler of one rank: the keys of its micro-batches in ``epoch``, from window ``first_window`` on."""
 
     def __init__(
-        self, sizes: Sizes, shape: BatchShape, rank: int, seed: int, make_key: MakeKey, files: Files | None = None
+        self,
+        sizes: Sizes,
+        shape: BatchShape,
+        rank: int,
+        seed: int,
+        make_key: MakeKey,
+        files: Files | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
-        self.sizes, self.shape, self._files = np.asarray(sizes, np.int64), shape, files
+        self.sizes, self.shape, self._files, self._mixture = np.asarray(sizes, np.int64), shape, files, mixture
         self._rank, self._seed, self._make_key = rank, seed, make_key
         self.seek(0, 0)
 
     def seek(self, epoch: int, first_window: int) -> None:
         """Choose the epoch and the window to start from."""
         self.epoch, self.first_window = epoch, first_window
-        self._plan = plan_epoch(self.sizes, self.shape, self._seed, epoch, self._files)
+        self._plan = self._planned(epoch)
 
     @property
     def windows_per_epoch(self) -> int:
         """Optimizer steps of an epoch, the same in every one."""
         return len(self._plan)
+
+    @property
+    def clips(self) -> np.ndarray:
+        """The clips of the whole epoch over all ranks, each as often as it is shown."""
+        return np.concatenate([np.zeros(0, np.int64), *(micro for window in self._plan for micro in window)])
 
     @property
     def micro_batches(self) -> list[int]:
@@ -282,7 +316,7 @@ class TrainSampler:
 
     def digest(self) -> int:
         """CRC-32 of the lengths and of the windows they make: equal where a stopped epoch can be gone on with."""
-        plan = plan_epoch(self.sizes, self.shape, self._seed, 0, self._files)
+        plan = self._planned(0)
         windows = [np.concatenate(window) for window in plan]
         ends = np.cumsum([len(window) for window in windows])
         return zlib.crc32(np.concatenate([self.sizes, *windows, ends]).astype("<i8").tobytes())
@@ -300,6 +334,9 @@ class TrainSampler:
         for window in self._plan[self.first_window :]:
             for micro_batch in window:
                 yield [self._make_key(self.epoch, index, counted) for index, counted in self._share(micro_batch)]
+
+    def _planned(self, epoch: int) -> list[list[np.ndarray]]:
+        return plan_epoch(self.sizes, self.shape, self._seed, epoch, self._files, self._mixture)
 
     def _share(self, micro_batch: np.ndarray) -> list[tuple[int, bool]]:
         processes = self.shape.processes

@@ -130,7 +130,8 @@ def prepare(
     )
     train_split = datasets.splits["train"]
     files = Files(datasets.nearby.file_of, datasets.nearby.mixed, machine_count()) if datasets.nearby else None
-    sampler = TrainSampler(lengths["train"], shape, accelerator.process_index, config.seed, datasets.make_key, files)
+    rank, seed = accelerator.process_index, config.seed
+    sampler = TrainSampler(lengths["train"], shape, rank, seed, datasets.make_key, files, datasets.mixture)
     _introduce(tracker, datasets, model, config, sampler, accelerator)
     prepared, optimizer = _distribute(accelerator, LossModule(stage, model), config)
     # Dropout differs between ranks, and between none of the launchers.
@@ -260,9 +261,10 @@ def global_batch(sampler: TrainSampler) -> str:
     cut = f"x {shape.accumulation} accumulation x {shape.processes} processes"
     if not shape.frames:
         return f"Global batch {shape.window} = {shape.batch_size} clips {cut}"
+    clips = sampler.clips
     return (
         f"Global batch of at most {shape.frames} frames and {shape.batch_size} clips {cut}, in the mean "
-        f"{sampler.sizes.sum() / steps:.0f} frames and {len(sampler.sizes) / steps:.1f} clips"
+        f"{sampler.sizes[clips].sum() / steps:.0f} frames and {len(clips) / steps:.1f} clips"
     )
 
 

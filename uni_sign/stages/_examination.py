@@ -57,10 +57,11 @@ def _mt5(stage: Translation) -> str:
 
 
 def _corpus(stage: Translation) -> str:
-    corpus, task = stage.corpus, stage.config.task
-    if task not in corpus.tasks:
-        raise InputError(f"{corpus.name} has no task {task}.")
-    return f"{corpus.name}, {task}, poses in {corpus.pose_dir}"
+    task = stage.config.task
+    for corpus in stage.corpora:
+        if task not in corpus.tasks:
+            raise InputError(f"{corpus.name} has no task {task}.")
+    return "; ".join(f"{corpus.name}, {task}, poses in {corpus.pose_dir}" for corpus in stage.corpora)
 
 
 def _checkpoints(stage: Translation) -> str:
@@ -97,7 +98,7 @@ def _prepared(stage: Translation) -> Finding:
 
 
 def _videos(stage: Translation, split: str) -> Finding:
-    subject, corpus = f"{split} videos", stage.corpus
+    subject = f"{split} videos"
     try:
         clips = len(stage.read_split(split, videos=False).samples)
         samples = stage.read_split(split).samples
@@ -106,8 +107,9 @@ def _videos(stage: Translation, split: str) -> Finding:
         return Finding("fail", subject, str(error), "mend or move what is named")
     kept = int((shards.locate(samples) >= 0).sum()) if shards else 0
     detail = f"{len(samples)} of {clips} clips have a video; the hand crops of {kept} are prepared"
+    folders = " or ".join(str(corpus.video_dir) for corpus in stage.corpora)
     if len(samples) < clips:
-        return Finding("warn", subject, detail, f"put the others into {corpus.video_dir}: such clips are left out")
+        return Finding("warn", subject, detail, f"put the others into {folders}: such clips are left out")
     if kept < clips:
         detail += ", `uni-sign prepare --crops` makes the others faster"
     return Finding("pass", subject, detail)
@@ -122,7 +124,7 @@ def _coverage(stage: Translation, split: str) -> Finding:
     described = sum(sample.description_path is not None for sample in samples)
     detail = f"{described} of {len(samples)} clips ({100 * described / len(samples):.1f} %)"
     if described == 0:
-        places = " or ".join(str(folder) for folder in stage.corpus.description_dirs)
+        places = " or ".join(str(folder) for corpus in stage.corpora for folder in corpus.description_dirs)
         return Finding("fail", subject, detail, f"put <clip>.json files into {places}")
     level: Literal["pass", "warn"] = "pass" if described >= 0.5 * len(samples) else "warn"
     return Finding(level, subject, detail, "clips without a file train on their poses alone")

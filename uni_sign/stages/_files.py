@@ -24,7 +24,7 @@ def samples_of_files(
     for file in files:
         text = descriptions / f"{file.stem}.json" if descriptions else None
         found = text if text is not None and text.is_file() else None
-        state, spoken = file.stat(), language or stage.corpus.language
+        state, spoken = file.stat(), language or stage.corpora[0].language
         video = _video_of(file, videos) if videos else None
         samples.append(Sample(file.stem, file, found, "", spoken, state.st_size, state.st_mtime_ns, video))
     return samples

@@ -22,19 +22,21 @@ def opened_stream(stage: Translation) -> Stream | None:
     config = stage.config
     if not config.stream:
         return None
+    if len(stage.corpora) > 1:
+        raise InputError("--stream holds the poses of one corpus: name one with --dataset.")
     cache = Path(config.stream_cache) if config.stream_cache else config.data_root / ".cache" / "stream"
     return Stream(config.stream, cache, int(config.stream_cache_gb * 1e9))
 
 
 def streamed_split(stage: Translation, shards: Shards, split: str, videos: bool) -> Split:
     """The clips of a split that the shards hold; raises InputError where there is none."""
-    task = stage.config.task
-    found = read_split(stage.corpus, task, split, videos, shards.states())
+    task, [corpus] = stage.config.task, stage.corpora
+    found = read_split(corpus, task, split, videos, shards.states())
     rows = shards.locate(found.samples)
     usable = Samples(found.samples[place] for place in np.flatnonzero(rows != UNREADABLE).tolist())
     problems = [*found.problems, *shards.problems(found.samples)]
     if not len(usable):
-        raise InputError(f"No usable clip in split {split!r} of {stage.corpus.name}: {problems[0]}")
+        raise InputError(f"No usable clip in split {split!r} of {corpus.name}: {problems[0]}")
     return Split(usable, problems)
 
 

@@ -3,10 +3,10 @@
 import copy
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,17 +14,15 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import MT5Config
 
-from uni_sign.config import at_least, between, flag
 from uni_sign.data.corpora import (
     SPLITS,
     Corpus,
     Split,
     default_corpus,
-    load_corpus,
-    read_split,
     shard_dir_beside,
 )
 from uni_sign.data.crop_shards import CropShards, open_crop_shards, told_crops
+from uni_sign.data.mixed_corpora import corpus_numbers, load_corpora, read_mixed_split
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.samples import Sample
 from uni_sign.data.shards import Shards, open_shards, told_shares
@@ -34,12 +32,13 @@ from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import Kept, kept_tokenizer
 from uni_sign.errors import InputError
 from uni_sign.metrics.translation import signature
-from uni_sign.models.batch_norm import BatchNormMode, set_batch_norm_mode
+from uni_sign.models.batch_norm import set_batch_norm_mode
 from uni_sign.models.mt5 import load_mt5, load_text_stack, read_config
 from uni_sign.models.rgb_fusion import UNUSED_MODULE
 from uni_sign.models.uni_sign import UniSign
 from uni_sign.models.vocabulary import constrained_generation
 from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
+from uni_sign.stages._config import TranslationConfig
 from uni_sign.stages._examination import examination
 from uni_sign.stages._extractor import extractor_note, extractor_of_clips
 from uni_sign.stages._files import samples_of_files
@@ -56,68 +55,9 @@ from uni_sign.stages._vocabulary import (
     vocabulary_extras,
     vocabulary_notes,
 )
-from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, to_device
+from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, Mixture, to_device
 
 _GATE_BINS = np.linspace(0, 1, 21)
-
-
-@dataclass(frozen=True)
-class TranslationConfig:
-    """The flags of Uni-Sign."""
-
-    dataset: str = flag("", "corpus by name or YAML file; default: the stage's own where its files are, else Demo")
-    task: Literal["SLT", "CSLR", "ISLR"] = flag("SLT", "what to write: the sentence, the glosses or the word")
-    data_root: Path = flag(Path("."), "folder that holds data/, dataset/, description/ and pretrained_weight/")
-    mt5: str = flag("", "mT5 folder; default: pretrained_weight/mt5-base, for Demo pretrained_weight/mt5-demo")
-    finetune: str = flag("", "start from the weights of this checkpoint (.pth or .safetensors)")
-    hidden_dim: int = flag(256, "width of the pose encoder", check=at_least(4))
-    batch_norm: BatchNormMode = flag(
-        "sync",
-        "statistics over all processes; pooled: also over both hands, as evaluation does; "
-        "or frozen at their running values",
-    )
-    max_length: int = flag(0, "most frames of a clip; 0: as the corpus says (256, for ISLR 64)", check=at_least(0))
-    max_target_length: int = flag(0, "most target tokens; 0: as the corpus says (50 or 128)", check=at_least(0))
-    label_smoothing: float = flag(0.2, "label smoothing of the loss", check=between(0, 0.999))
-    num_beams: int = flag(4, "beams of the search", check=at_least(1))
-    max_new_tokens: int = flag(100, "most tokens to generate", check=at_least(1))
-    use_descriptions: bool = flag(False, "read per-frame descriptions and fuse them with the poses")
-    description_fill: Literal["nearest", "interpolate", "none"] = flag(
-        "nearest",
-        "what a frame without a description takes: the nearest one, a mix of both sides, or nothing",
-    )
-    text_pooling: Literal["mean", "first"] = flag("mean", "a description's feature: mean over tokens, or first token")
-    text_dropout_p: float = flag(0.0, "share of described frames whose text is hidden in training", check=between(0, 1))
-    text_encoder_freeze: bool = flag(False, "keep the text encoder fixed; its features are computed once, on disk")
-    text_cache: str = flag("", "folder of those features; default: .cache/text_features under --data_root")
-    trim_vocab: bool = flag(
-        False, "keep only the pieces of mT5's vocabulary that the corpus needs; `uni-sign export` gives all back"
-    )
-    constrain_vocab: bool = flag(False, "generate from these pieces alone, and keep all in the model")
-    rgb_support: bool = flag(False, "crop the hands from the videos, and fuse their pixels with the poses")
-    rgb_backbone: str = flag("", "ImageNet weights of EfficientNet-B0 to start from, by torchvision's names")
-    fusion_only: bool = flag(False, "train mask embedding and gating fusion alone")
-    fusion_checkpoint: str = flag("", "take gating_fusion.* and mask_embedding.* from this checkpoint")
-    stream: str = flag("", "folder or fsspec URL of prepared shards, fetched while training; poses need not be here")
-    stream_cache: str = flag("", "folder of fetched shards; default: .cache/stream under --data_root")
-    stream_cache_gb: float = flag(50.0, "most gigabytes of that folder", check=at_least(0.001))
-    stream_buffer: int = flag(8, "shards whose clips are shuffled with one another", check=at_least(1))
-
-    def conflicts(self) -> str | None:
-        """What does not go together, in one sentence."""
-        if self.hidden_dim % 4:
-            return f"--hidden_dim {self.hidden_dim} must be a multiple of 4"
-        if self.trim_vocab and self.constrain_vocab:
-            return "--constrain_vocab is part of --trim_vocab: leave out one"
-        if self.rgb_backbone and not self.rgb_support:
-            return "--rgb_backbone needs --rgb_support"
-        if self.rgb_support and self.hidden_dim % 8:
-            return f"--hidden_dim {self.hidden_dim} must be a multiple of 8 with --rgb_support: its heads are eight"
-        if not self.use_descriptions:
-            for name in ("text_encoder_freeze", "fusion_only", "fusion_checkpoint", "text_dropout_p"):
-                if getattr(self, name):
-                    return f"--{name} needs --use_descriptions"
-        return None
 
 
 class Translation:
@@ -133,10 +73,9 @@ class Translation:
 
     def check(self) -> None:
         """Read every input that can be known to be wrong before training; raises InputError."""
-        if self.config.task not in self.corpus.tasks:
-            raise InputError(
-                f"--task {self.config.task} is not one of {self.corpus.name}'s: {', '.join(self.corpus.tasks)}."
-            )
+        for corpus in self.corpora:
+            if self.config.task not in corpus.tasks:
+                raise InputError(f"--task {self.config.task} is not one of {corpus.name}'s: {', '.join(corpus.tasks)}.")
         if self.folder_config.vocab_size < len(self.folder_tokenizer):
             raise InputError(
                 f"{self.mt5_folder}: the tokenizer has {len(self.folder_tokenizer)} pieces, the model only "
@@ -148,27 +87,31 @@ class Translation:
         _ = self.fusion_checkpoint, self.rgb_backbone
         train = self.splits["train"].samples
         if self.config.use_descriptions and not any(sample.description_path for sample in train):
-            places = " or ".join(str(folder) for folder in self.corpus.description_dirs)
+            places = " or ".join(str(folder) for corpus in self.corpora for folder in corpus.description_dirs)
             raise InputError(
                 f"--use_descriptions: none of the {len(train)} training clips has a description file in "
                 f"{places or 'a folder, as the corpus names none'}: put <clip>.json files there, or leave the flag out."
             )
 
     @cached_property
-    def corpus(self) -> Corpus:
-        """The corpus of ``--dataset``, or the default one, said aloud."""
+    def _mixed(self) -> tuple[list[Corpus], tuple[float, ...]]:
         if self.config.dataset:
-            return load_corpus(self.config.dataset, self.config.data_root)
+            return load_corpora(self.config.dataset, self.config.data_root)
         corpus, said = default_corpus(self.config.data_root, self.default_corpus)
         self.notes.append(said)
-        return corpus
+        return [corpus], ()
+
+    @property
+    def corpora(self) -> list[Corpus]:
+        """The corpora of ``--dataset``, or the default one, said aloud."""
+        return self._mixed[0]
 
     @property
     def mt5_folder(self) -> Path:
         """The mT5 folder of ``--mt5``, or the corpus's default."""
         if self.config.mt5:
             return Path(self.config.mt5)
-        name = "mt5-demo" if self.corpus.name == "Demo" else "mt5-base"
+        name = "mt5-demo" if [corpus.name for corpus in self.corpora] == ["Demo"] else "mt5-base"
         return self.config.data_root / "pretrained_weight" / name
 
     @cached_property
@@ -235,7 +178,7 @@ class Translation:
         videos = self.config.rgb_support if videos is None else videos
         if self.stream is not None and self.shards is not None:
             return streamed_split(self, self.shards, split, videos)
-        return read_split(self.corpus, self.config.task, split, videos)
+        return read_mixed_split(self.corpora, self.config.task, split, videos)
 
     @cached_property
     def extractor(self) -> dict[str, str] | None:
@@ -249,13 +192,16 @@ class Translation:
 
     @cached_property
     def shards(self) -> Shards | None:
-        """The corpus's prepared poses, where there are any."""
-        return Shards(Path(), self.stream) if self.stream is not None else open_shards(self.corpus.shard_dir)
+        """Prepared poses, where there are any."""
+        if self.stream is not None:
+            return Shards(source=self.stream)
+        return open_shards(*(corpus.shard_dir for corpus in self.corpora))
 
     @cached_property
     def crop_shards(self) -> CropShards | None:
-        """The corpus's prepared hand crops, where there are any and they are used."""
-        return open_crop_shards(self.corpus.crop_dir) if self.config.rgb_support else None
+        """Prepared hand crops, where there are any and they are used."""
+        folders = [corpus.crop_dir for corpus in self.corpora if self.config.rgb_support]
+        return open_crop_shards(*folders)
 
     @cached_property
     def text_encoder(self) -> FrozenTextEncoder | None:
@@ -327,7 +273,19 @@ class Translation:
             problems=[problem for split in self.splits.values() for problem in split.problems],
             notes=self.notes,
             nearby=nearby(self, splits["train"]),
+            mixture=self._mixture(),
         )
+
+    def _mixture(self) -> Mixture | None:
+        """How often the training clips of each corpus are shown, said aloud; None where each is once an epoch."""
+        corpora, weights = self._mixed
+        numbers = corpus_numbers(corpora, self.splits["train"].samples)
+        if len(corpora) > 1:
+            counts = np.bincount(numbers, minlength=len(corpora)).tolist()
+            shares = np.array(weights or counts) / sum(weights or counts)
+            said = (f"{c.name} {s:.1%} ({n} clips)" for c, s, n in zip(corpora, shares, counts, strict=True))
+            self.notes.append(f"Training clips by corpus: {', '.join(said)}.")
+        return Mixture(numbers, weights) if weights else None
 
     def collate(self) -> Collate:
         """The batcher, with the frozen encoder's features where there is one."""
@@ -342,15 +300,15 @@ class Translation:
         if self.text_encoder is not None:
             self.text_encoder.fill_cache([s.description_path for s in samples if s.description_path], accelerator)
         folder = poses.parent if poses.is_file() else poses
-        known = folder.resolve() == self.corpus.pose_dir.resolve()
+        known = folder.resolve() in [corpus.pose_dir.resolve() for corpus in self.corpora]
         shards = self.shards if known else open_shards(shard_dir_beside(folder))
         return self._dataset(samples, False, shards)
 
     def _dataset(self, samples: Sequence[Sample], training: bool, shards: Shards | None) -> SignDataset:
-        config, corpus = self.config, self.corpus
+        config = self.config
         settings = ClipSettings(
             max_length=self.longest_clip,
-            max_target_length=config.max_target_length or corpus.max_target_length,
+            max_target_length=config.max_target_length or max(corpus.max_target_length for corpus in self.corpora),
             seed=self.seed,
             training=training,
             descriptions=config.use_descriptions,
@@ -422,8 +380,8 @@ class Translation:
     @property
     def longest_clip(self) -> int:
         """The most frames a clip can have."""
-        longest = min(self.corpus.max_length, 64) if self.config.task == "ISLR" else self.corpus.max_length
-        return self.config.max_length or longest
+        longest = max(corpus.max_length for corpus in self.corpora)
+        return self.config.max_length or (min(longest, 64) if self.config.task == "ISLR" else longest)
 
     def count_targets(self, batch: Batch) -> int:
         """Target tokens of the batch."""
@@ -468,7 +426,7 @@ class Translation:
         everyone = {row["index"]: row for row in gather_object(mine)}
         rows = [everyone[index] for index in sorted(everyone)]
         samples = loader.dataset.samples  # type: ignore[attr-defined]
-        return scored(rows, samples, sorted(set(gather_object(problems))), self.config.task, self.corpus)
+        return scored(rows, samples, sorted(set(gather_object(problems))), self.config.task, self.corpora)
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """Stage, flags, score signature, parts of the vocabulary, and a frozen text encoder's trained weights."""

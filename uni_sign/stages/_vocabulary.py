@@ -100,7 +100,7 @@ def _needed(stage: Translation) -> Kept:
 
 def _texts(stage: Translation) -> Iterator[Sequence[str]]:
     """All that the model reads or writes as text: targets of all splits, prompts, and descriptions it encodes."""
-    yield [prompt(stage.corpus.language)]
+    yield [prompt(corpus.language) for corpus in stage.corpora]
     for split in stage.splits.values():
         yield [sample.target for sample in split.samples]
         yield [prompt(language) for language in sorted({sample.language for sample in split.samples})]

@@ -56,11 +56,22 @@ class Nearby:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Training items of several corpora, shown by weight.
+
+    ``corpus_of``: the corpus of each item (n,), from 0; ``weights``: of each corpus, above 0.
+    """
+
+    corpus_of: np.ndarray
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Datasets:
     """Splits by name (``train`` and the held-out ones), collate, and the sampler's (epoch, index, counted) -> key.
 
     ``problems`` name what was left out before training; ``notes`` are said at start; ``nearby``: where training items
-    are not all at hand.
+    are not all at hand; ``mixture``: where an epoch shows some of them more often than others.
     """
 
     splits: dict[str, SplitDataset]
@@ -69,6 +80,7 @@ class Datasets:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     nearby: Nearby | None = None
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True)

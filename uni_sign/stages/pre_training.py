@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from uni_sign.stages._translation import Translation, TranslationConfig
+from uni_sign.stages._config import TranslationConfig
+from uni_sign.stages._translation import Translation
 
 
 @dataclass(frozen=True)
