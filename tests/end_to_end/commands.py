@@ -1,5 +1,6 @@
 """Real commands as subprocesses, on a Demo corpus so small that a run takes seconds."""
 
+import atexit
 import json
 import os
 import shlex
@@ -7,13 +8,17 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+WARM = Path(__file__).parent / "warm.py"
 SMALL = shlex.split(
     "--dataset Demo --dtype fp32 --hidden_dim 16 --epochs 2 --lr 3e-4 --log_steps 1 --num_workers 0 "
     "--num_beams 2 --max_new_tokens 8"
@@ -30,10 +35,16 @@ def free_port() -> int:
 
 
 def launcher(name: str, processes: int = 1) -> list[str]:
-    """The command line up to the script, as a user types it."""
+    """The command line up to the script, as a user types it.
+
+    ``warm``: so many ranks of an interpreter that has imported everything already, where the launcher is not what is
+    tested.
+    """
     port = str(free_port())
     if name == "python":
         return [sys.executable]
+    if name == "warm":
+        return [sys.executable, "-I", "-S", str(WARM), "run", warm_server(), str(processes), port]
     if name == "torchrun":
         return [str(BIN / "torchrun"), "--nproc_per_node", str(processes), "--master_port", port]
     if name == "deepspeed":
@@ -43,6 +54,19 @@ def launcher(name: str, processes: int = 1) -> list[str]:
         *(str(BIN / "accelerate"), "launch", "--use_deepspeed", "--num_processes", str(processes)),
         *("--num_machines", "1", "--main_process_port", port, *config),
     ]
+
+
+@cache
+def warm_server() -> str:
+    """Where it listens; it ends with this process, whose pipe it reads."""
+    address = Path(tempfile.mkdtemp(prefix="warm")) / "socket"
+    words = [sys.executable, str(WARM), "serve", str(address)]
+    server = subprocess.Popen(words, stdin=subprocess.PIPE)
+    while not address.exists():
+        assert server.poll() is None, "warm.py cannot import"
+        time.sleep(0.05)
+    atexit.register(shutil.rmtree, address.parent)
+    return str(address)
 
 
 def losses(output_dir: Path) -> list[float]:

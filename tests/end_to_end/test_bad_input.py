@@ -123,7 +123,7 @@ def test_finetune_file_that_would_run_code(root: Path, capsys: pytest.CaptureFix
 def test_finetune_file_of_another_model(run: Run, root: Path, tmp_path: Path) -> None:
     torch.save({"model": {"fc.weight": torch.zeros(3, 3)}}, root / "other.pth")
     flags = ("--data_root", str(root), "--finetune", str(root / "other.pth"), "--zero_stage", "0")
-    done = run(launcher("python"), *flags, output_dir=tmp_path / "run", status=2)
+    done = run(launcher("warm"), *flags, output_dir=tmp_path / "run", status=2)
     assert "is of another model" in done.stderr
 
 
@@ -163,7 +163,7 @@ def test_bad_clips_are_named_and_left_out(run: Run, root: Path, tmp_path: Path) 
         (descriptions / f"train-{number:05d}.json").write_bytes(content)
     (poses / "train-00011.pkl").unlink()
     flags = ("--use_descriptions", "--data_root", str(root), "--zero_stage", "2", "--batch_size", "1")
-    done = run(launcher("deepspeed", 2), *flags, "--epochs", "1", output_dir=tmp_path / "run")
+    done = run(launcher("warm", 2), *flags, "--epochs", "1", output_dir=tmp_path / "run")
     for number in range(len(CORRUPTIONS) + 4):
         assert f"train-{number:05d}" in done.stdout, number
     assert "no pose file train-00011.pkl" in done.stdout
@@ -174,7 +174,7 @@ def test_bad_clips_are_named_and_left_out(run: Run, root: Path, tmp_path: Path) 
 def test_bad_samples_stop_stops_every_rank(run: Run, root: Path, tmp_path: Path) -> None:
     _cut(first_pose(root))
     flags = ("--data_root", str(root), "--bad_samples", "stop", "--batch_size", "2")
-    done = run(launcher("deepspeed", 2), *flags, output_dir=tmp_path / "run", status=2)
+    done = run(launcher("warm", 2), *flags, output_dir=tmp_path / "run", status=2)
     assert "train-00000.pkl" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -188,17 +188,17 @@ def test_several_people_and_nobody(run: Run, root: Path, tmp_path: Path) -> None
     keypoints[2], scores[2] = np.zeros((0, 133, 2)), np.zeros((0, 133), np.float32)
     path.write_bytes(pickle.dumps(content))
     flags = ("--data_root", str(root), "--bad_samples", "stop", "--zero_stage", "0", "--epochs", "1")
-    run(launcher("python"), *flags, output_dir=tmp_path / "run")
+    run(launcher("warm"), *flags, output_dir=tmp_path / "run")
 
 
 def test_a_loss_that_is_not_finite_stops_all_ranks(run: Run, root: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ("--data_root", str(root), "--batch_size", "2", "--opt", "sgd", "--gradient_clipping", "0")
-    run(launcher("deepspeed", 2), *flags, "--max_steps", "1", output_dir=out)
+    run(launcher("warm", 2), *flags, "--max_steps", "1", output_dir=out)
     last = out / "checkpoints" / "last"
     before = {path: path.read_bytes() for path in last.resolve().rglob("*") if path.is_file()}
     diverging = (*flags, "--resume", "auto", "--sched", "constant", "--lr", "1e38")
-    done = run(launcher("deepspeed", 2), *diverging, output_dir=out, status=None)
+    done = run(launcher("warm", 2), *diverging, output_dir=out, status=None)
     assert "The loss of step 2 is not finite, among clips train-" in done.stderr
     assert f"resume from {last}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -210,13 +210,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(run: Run, root: Path, tmp_path: 
     """The largest file a process may write stands in for a full disk."""
     out = tmp_path / "run"
     flags = ("--data_root", str(root), "--zero_stage", "0", "--batch_size", "4")
-    run(launcher("python"), *flags, "--max_steps", "1", output_dir=out)
+    run(launcher("warm"), *flags, "--max_steps", "1", output_dir=out)
     words = [*launcher("python"), str(ROOT / "fine_tuning.py"), *SMALL, *flags, "--output_dir", str(out)]
     limited = ["bash", "-c", 'ulimit -f 2000; exec "$@"', "limited", *words, "--resume", "auto"]
     done = shell(limited, cwd=root, status=2)
     assert "earlier checkpoints are intact" in done.stderr
     assert (out / "checkpoints" / "last" / "manifest.json").is_file()
-    run(launcher("python"), *flags, "--resume", "auto", output_dir=out)
+    run(launcher("warm"), *flags, "--resume", "auto", output_dir=out)
     assert len(losses(out)) == 6
 
 

@@ -11,15 +11,15 @@ from commands import Run, launcher
 def test_incomplete_checkpoints_are_passed_over_and_runs_not_overwritten(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ("--zero_stage", "0", "--batch_size", "4")
-    run(launcher("python"), *flags, "--save_steps", "1", "--save_total_limit", "3", "--max_steps", "3", output_dir=out)
+    run(launcher("warm"), *flags, "--save_steps", "1", "--save_total_limit", "3", "--max_steps", "3", output_dir=out)
     newest = out / "checkpoints" / "step_00000003"
     with (newest / "training.pt").open("r+b") as file:
         file.truncate(1000)
-    done = run(launcher("python"), *flags, "--max_steps", "4", "--resume", "auto", output_dir=out)
+    done = run(launcher("warm"), *flags, "--max_steps", "4", "--resume", "auto", output_dir=out)
     assert "step_00000003 is passed over: training.pt is missing or cut" in done.stdout
     assert "Resuming from" in done.stdout
     assert "step_00000002" in done.stdout
-    refused = run(launcher("python"), *flags, output_dir=out, status=2)
+    refused = run(launcher("warm"), *flags, output_dir=out, status=2)
     assert "already holds a run: add --resume auto" in refused.stderr
 
 
@@ -27,7 +27,7 @@ def test_best_checkpoint_and_trackers(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ("--use_descriptions", "--zero_stage", "0", "--batch_size", "4", "--epochs", "1")
     run(
-        launcher("python"),
+        launcher("warm"),
         *(*flags, "--report_to", "wandb,tensorboard"),
         output_dir=out,
         WANDB_MODE="offline",
@@ -57,8 +57,8 @@ def test_wandb_without_a_key_goes_offline_and_says_so(mode: tuple[str, ...], run
 def test_a_resumed_run_is_the_same_one_in_wandb(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ("--zero_stage", "0", "--batch_size", "4", "--report_to", "wandb")
-    run(launcher("python"), *flags, "--max_steps", "1", output_dir=out, WANDB_MODE="offline")
-    run(launcher("python"), *flags, "--max_steps", "2", "--resume", "auto", output_dir=out, WANDB_MODE="offline")
+    run(launcher("warm"), *flags, "--max_steps", "1", output_dir=out, WANDB_MODE="offline")
+    run(launcher("warm"), *flags, "--max_steps", "2", "--resume", "auto", output_dir=out, WANDB_MODE="offline")
     names = [path.name.rpartition("-")[2] for path in out.glob("wandb/offline-run-*")]
     assert names == [names[0]] * len(names)
     state = json.loads((out / "checkpoints" / "last" / "state.json").read_text())

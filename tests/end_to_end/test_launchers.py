@@ -23,13 +23,13 @@ RECOMPUTES = ("--gradient_checkpointing",)
 SET_UPS = [
     ("python", 1, 2, ()),
     ("torchrun", 2, 0, RECOMPUTES),
-    ("deepspeed", 2, 1, ()),
     ("deepspeed", 2, 2, ()),
-    ("deepspeed", 2, 2, ("--offload",)),
-    ("deepspeed", 2, 3, ()),
-    ("deepspeed", 2, 3, RECOMPUTES),
     ("accelerate", 2, 2, RECOMPUTES),
     ("deepspeed", 1, 0, ()),
+    ("warm", 2, 1, ()),
+    ("warm", 2, 2, ("--offload",)),
+    ("warm", 2, 3, ()),
+    ("warm", 2, 3, RECOMPUTES),
 ]
 
 
@@ -39,10 +39,10 @@ def grad_norms(output_dir: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def reference(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Plain python, one process, no ZeRO, the whole global batch at once."""
+    """One process, no ZeRO, the whole global batch at once."""
     out = tmp_path_factory.mktemp("reference") / "run"
     flags = ("--use_descriptions", "--zero_stage", "0", "--batch_size", "4")
-    run(launcher("python"), *flags, output_dir=out)
+    run(launcher("warm"), *flags, output_dir=out)
     return out
 
 
@@ -84,9 +84,9 @@ def test_accumulation_gives_the_same_steps(run: Run, tmp_path: Path) -> None:
         "0",
     )
     runs = {
-        "whole": (launcher("python"), "--zero_stage", "0", "--batch_size", "5"),
-        "split": (launcher("python"), "--zero_stage", "0", "--batch_size", "1", "--gradient_accumulation_steps", "5"),
-        "zero": (launcher("python"), "--zero_stage", "2", "--batch_size", "1", "--gradient_accumulation_steps", "5"),
+        "whole": (launcher("warm"), "--zero_stage", "0", "--batch_size", "5"),
+        "split": (launcher("warm"), "--zero_stage", "0", "--batch_size", "1", "--gradient_accumulation_steps", "5"),
+        "zero": (launcher("warm"), "--zero_stage", "2", "--batch_size", "1", "--gradient_accumulation_steps", "5"),
     }
     for name, (command, *flags) in runs.items():
         run(command, *common, *flags, output_dir=tmp_path / name)
@@ -100,9 +100,9 @@ def test_accumulation_gives_the_same_steps(run: Run, tmp_path: Path) -> None:
 def test_accumulation_over_two_processes_gives_the_same_steps(run: Run, tmp_path: Path) -> None:
     """12 clips, 8 a step: the last step of an epoch has one micro-batch of 4 clips, not two."""
     common = ("--use_descriptions", "--batch_norm", "frozen", "--gradient_clipping", "0")
-    run(launcher("python"), *common, "--zero_stage", "0", "--batch_size", "8", output_dir=tmp_path / "whole")
+    run(launcher("warm"), *common, "--zero_stage", "0", "--batch_size", "8", output_dir=tmp_path / "whole")
     split = ("--batch_size", "2", "--gradient_accumulation_steps", "2")
-    for name, command, stage in (("ddp", launcher("torchrun", 2), "0"), ("zero", launcher("deepspeed", 2), "2")):
+    for name, command, stage in (("ddp", launcher("warm", 2), "0"), ("zero", launcher("warm", 2), "2")):
         run(command, *common, *split, "--zero_stage", stage, output_dir=tmp_path / name)
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
         assert grad_norms(tmp_path / name) == pytest.approx(grad_norms(tmp_path / "whole"), rel=1e-3)
@@ -110,7 +110,7 @@ def test_accumulation_over_two_processes_gives_the_same_steps(run: Run, tmp_path
 
 
 def test_max_steps_stops_there(run: Run, tmp_path: Path) -> None:
-    run(launcher("python"), "--zero_stage", "0", "--batch_size", "3", "--max_steps", "3", output_dir=tmp_path / "run")
+    run(launcher("warm"), "--zero_stage", "0", "--batch_size", "3", "--max_steps", "3", output_dir=tmp_path / "run")
     assert len(losses(tmp_path / "run")) == 3
     assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "step_00000003"
 
@@ -120,7 +120,7 @@ def test_bf16_runs_under_deepspeed(flags: tuple[str, ...], run: Run, tmp_path: P
     out = tmp_path / "run"
     cache = ("--text_cache", str(tmp_path / "cache")) if "--text_encoder_freeze" in flags else ()
     common = ("--use_descriptions", "--dtype", "bf16", "--batch_size", "4", "--lr", "1e-3")
-    run(launcher("python"), *common, *flags, *cache, output_dir=out)
+    run(launcher("warm"), *common, *flags, *cache, output_dir=out)
     assert losses(out)[-1] < losses(out)[0] - 0.3
 
 
@@ -131,7 +131,7 @@ def test_zero_3_decays_the_same_weights(run: Run, tmp_path: Path) -> None:
     """
     common = ("--batch_size", "4", "--opt", "sgd", "--lr", "0.01", "--weight_decay", "1", "--batch_norm", "frozen")
     for stage in ("0", "3"):
-        done = run(launcher("python"), *common, "--zero_stage", stage, output_dir=tmp_path / stage)
+        done = run(launcher("warm"), *common, "--zero_stage", stage, output_dir=tmp_path / stage)
         assert "mt5_model                    0" not in done.stdout
     assert losses(tmp_path / "3") == pytest.approx(losses(tmp_path / "0"), abs=1e-4)
 
@@ -142,8 +142,8 @@ def test_a_last_step_of_fewer_clips_than_processes(run: Run, corpus: Path, tmp_p
     shutil.copytree(corpus, root)
     (root / "dataset" / "Demo" / "pose_format" / "train-00011.pkl").unlink()
     flags = ("--use_descriptions", "--zero_stage", "0", "--data_root", str(root), "--epochs", "1")
-    run(launcher("python"), *flags, "--batch_size", "3", output_dir=tmp_path / "one")
-    run(launcher("torchrun", 3), *flags, "--batch_size", "1", output_dir=tmp_path / "three")
+    run(launcher("warm"), *flags, "--batch_size", "3", output_dir=tmp_path / "one")
+    run(launcher("warm", 3), *flags, "--batch_size", "1", output_dir=tmp_path / "three")
     assert len(losses(tmp_path / "one")) == 4
     assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
     assert grad_norms(tmp_path / "three") == pytest.approx(grad_norms(tmp_path / "one"), rel=1e-3)

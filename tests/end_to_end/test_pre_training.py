@@ -1,13 +1,12 @@
 """Pre-training on poses, pre-training with hand crops, fine-tuning: what one hands to the next, and what is refused."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from commands import BIN, ROOT, SMALL, free_port, logged, shell
+from commands import BIN, ROOT, SMALL, free_port, launcher, logged, shell
 
 from uni_sign.cli import main
 from uni_sign.config import TrainConfig, parse_flags
@@ -25,14 +24,14 @@ def test_the_chain(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     done = shell([*two, "train", "pre_training", *SMALL, *STEP, *root, "--output_dir", str(one)], cwd=ROOT)
     assert "Global batch 4 = 1 clips x 2 accumulation x 2 processes" in done.stdout + done.stderr
     rgb = (*SMALL, *STEP, *root, "--rgb_support", "--finetune", str(one / "best_checkpoint.pth"))
-    done = shell([sys.executable, *train, "pre_training", *rgb, "--output_dir", str(second)], cwd=ROOT)
+    done = shell([*launcher("warm"), *train, "pre_training", *rgb, "--output_dir", str(second)], cwd=ROOT)
     assert "so at their start: fusion_gate, fusion_pose_rgb_DA, fusion_pose_rgb_linear, rgb_proj" in done.stdout
     given = ("--finetune", str(second / "best_checkpoint.pth"))
     assert refused([*given, "--output_dir", str(last)], root) == 2
     assert "hand crops: add --rgb_support" in capsys.readouterr().err
     done = shell(
         [
-            sys.executable,
+            *launcher("warm"),
             *train,
             "fine_tuning",
             *SMALL,

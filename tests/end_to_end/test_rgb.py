@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,21 +19,21 @@ def test_one_and_two_processes_and_a_stop_between(
     root = ("--data_root", str(videos))
     whole, halves, two = (tmp_path / name for name in ("whole", "halves", "two"))
     save = ("--save_steps", "1")
-    done = run(launcher("python"), *FLAGS, *root, "--zero_stage", "0", "--batch_size", "4", *save, output_dir=whole)
+    done = run(launcher("warm"), *FLAGS, *root, "--zero_stage", "0", "--batch_size", "4", *save, output_dir=whole)
     assert "train-00003: no video of it" in done.stdout + done.stderr
     assert "train-00005.mp4 is no video that can be read" in done.stdout + done.stderr
-    run(launcher("deepspeed", 2), *FLAGS, *root, "--zero_stage", "2", "--batch_size", "2", output_dir=two)
+    run(launcher("warm", 2), *FLAGS, *root, "--zero_stage", "2", "--batch_size", "2", output_dir=two)
     assert len(losses(whole)) == 3
     assert losses(two) == pytest.approx(losses(whole), abs=1e-4)
     assert logged(two, "train/grad_norm") == pytest.approx(logged(whole, "train/grad_norm"), rel=1e-2)
     shutil.copytree(whole, halves, symlinks=True)
     resumed = ("--resume", str(halves / "checkpoints" / "step_00000002"))
     run(
-        *(launcher("python"), *FLAGS, *root, "--zero_stage", "0", "--batch_size", "4", *save, *resumed),
+        *(launcher("warm"), *FLAGS, *root, "--zero_stage", "0", "--batch_size", "4", *save, *resumed),
         output_dir=halves,
     )
     assert losses(halves)[-1] == losses(whole)[-1]
-    command = [sys.executable, "-m", "uni_sign"]
+    command = [*launcher("warm"), "-m", "uni_sign"]
     checkpoint = ("--checkpoint", str(whole / "best_checkpoint.pth"))
     of_run = (whole / "predictions_test.jsonl").read_text()
     poses, texts = videos / "dataset/Demo/pose_format/test-00000.pkl", videos / "description/Demo/split_data/test"

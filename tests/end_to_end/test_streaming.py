@@ -55,12 +55,12 @@ def server(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         http.shutdown()
 
 
-def train(server: Server, name: str, processes: int, output_dir: Path, *more: str, status: int | None = 0) -> str:
+def train(server: Server, processes: int, output_dir: Path, *more: str, status: int | None = 0) -> str:
     flags = [
         *("--stream", server.url, "--stream_buffer", "1", "--stream_cache", str(output_dir.parent / "cache")),
         *("--zero_stage", "0", "--batch_size", str(4 // processes), "--max_length", "20", "--output_dir"),
     ]
-    words = [*launcher(name, processes), str(ROOT / "fine_tuning.py"), *SMALL, *flags, str(output_dir), *more]
+    words = [*launcher("warm", processes), str(ROOT / "fine_tuning.py"), *SMALL, *flags, str(output_dir), *more]
     done = shell(words, cwd=server.root, status=status)
     return done.stdout + done.stderr
 
@@ -68,12 +68,12 @@ def train(server: Server, name: str, processes: int, output_dir: Path, *more: st
 def test_any_number_of_processes_streams_the_same_epochs(server: Server, tmp_path: Path) -> None:
     server.asked.clear()
     shards = Shards(server.root.parent / "prepared")
-    one = train(server, "python", 1, tmp_path / "one" / "run", "--num_workers", "2")
+    one = train(server, 1, tmp_path / "one" / "run", "--num_workers", "2")
     assert f"Poses from prepared shards in {server.url}: 12 of 12 train, 4 of 4 dev, 5 of 5 test clips." in one
     # The cache held all: one process fetched each shard for all.
     assert server.asked == Counter({path.name: 1 for path in shards.files} | {"shards.index": 1})
     server.asked.clear()
-    train(server, "torchrun", 2, tmp_path / "two" / "run", "--num_workers", "1")
+    train(server, 2, tmp_path / "two" / "run", "--num_workers", "1")
     assert server.asked == Counter({path.name: 1 for path in shards.files} | {"shards.index": 2})
     assert losses(tmp_path / "two" / "run") == pytest.approx(losses(tmp_path / "one" / "run"), abs=1e-3)
     rows = [(tmp_path / run / "run" / "predictions_test.jsonl").read_text() for run in ("one", "two")]

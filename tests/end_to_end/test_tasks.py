@@ -23,12 +23,12 @@ SCORES = {
 def test_one_and_two_processes_give_the_same_figures(task: str, run: Run, tmp_path: Path) -> None:
     flags = ("--use_descriptions", "--task", task, "--zero_stage", "2", "--epochs", "1")
     trained = tmp_path / "trained"
-    run(launcher("python"), *flags, "--batch_size", "8", output_dir=trained)
+    run(launcher("warm"), *flags, "--batch_size", "8", output_dir=trained)
     evaluation = (*flags, "--eval", "--finetune", str(trained / "best_checkpoint.pth"), "--batch_size", "2")
     figures = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        run(launcher("deepspeed", processes), *evaluation, output_dir=out)
+        run(launcher("warm", processes), *evaluation, output_dir=out)
         figures.append([(out / name).read_text() for name in ("results.json", "predictions_test.jsonl")])
         rows = [json.loads(line) for line in (out / "predictions_test.jsonl").read_text().splitlines()]
         assert all({"name", "prediction", "reference"} <= set(row) for row in rows)
@@ -42,12 +42,12 @@ def finished(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a trained text encoder."""
     out = tmp_path_factory.mktemp("finished") / "run"
     flags = ("--use_descriptions", "--zero_stage", "0", "--batch_size", "4", "--epochs", "1")
-    run(launcher("python"), *flags, output_dir=out)
+    run(launcher("warm"), *flags, output_dir=out)
     return out
 
 
 def _uni_sign(*words: str, cwd: Path, status: int = 0) -> str:
-    return shell([*launcher("python"), "-m", "uni_sign", *words], cwd=cwd, status=status, PYTHONPATH=str(ROOT)).stdout
+    return shell([*launcher("warm"), "-m", "uni_sign", *words], cwd=cwd, status=status, PYTHONPATH=str(ROOT)).stdout
 
 
 def test_infer_gives_what_evaluation_predicted(finished: Path, corpus: Path) -> None:
@@ -90,7 +90,7 @@ def test_infer_over_a_folder_names_the_clip_it_cannot_read(finished: Path, corpu
     sources = sorted((corpus / "dataset" / "Demo" / "pose_format").glob("test-*.pkl"))[:2]
     (folder / sources[0].name).write_bytes(sources[0].read_bytes())
     (folder / "cut.pkl").write_bytes(sources[1].read_bytes()[:1000])
-    words = [*launcher("python"), "-m", "uni_sign", "infer", "--checkpoint", str(finished / "best_checkpoint.pth")]
+    words = [*launcher("warm"), "-m", "uni_sign", "infer", "--checkpoint", str(finished / "best_checkpoint.pth")]
     out = tmp_path / "lines.jsonl"
     done = shell([*words, "--poses", str(folder), "--output", str(out)], cwd=corpus)
     assert "cut.pkl" in done.stderr
@@ -127,10 +127,10 @@ def test_frozen_text_encoder_encodes_once_and_is_then_not_loaded(run: Run, corpu
         *("--zero_stage", "2", "--batch_size", "2", "--mt5"),
     )
     mt5 = corpus / "pretrained_weight" / "mt5-demo"
-    first = run(launcher("deepspeed", 2), *flags, str(mt5), output_dir=tmp_path / "first")
+    first = run(launcher("warm", 2), *flags, str(mt5), output_dir=tmp_path / "first")
     assert "encoding descriptions" in first.stderr
     stored = {path: path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()}
-    second = run(launcher("deepspeed", 2), *flags, str(mt5), output_dir=tmp_path / "second")
+    second = run(launcher("warm", 2), *flags, str(mt5), output_dir=tmp_path / "second")
     assert "encoding descriptions" not in second.stderr
     assert {path: path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()} == stored
     assert "text_encoder" not in (tmp_path / "first" / "train.log").read_text()
@@ -142,7 +142,7 @@ def test_fusion_only_trains_nothing_else(run: Run, finished: Path, tmp_path: Pat
     best = str(finished / "best_checkpoint.pth")
     flags = ("--use_descriptions", "--fusion_only", "--finetune", best, "--fusion_checkpoint", best)
     done = run(
-        *(launcher("python"), *flags, "--zero_stage", "2", "--batch_size", "4", "--epochs", "1"),
+        *(launcher("warm"), *flags, "--zero_stage", "2", "--batch_size", "4", "--epochs", "1"),
         output_dir=tmp_path / "run",
     )
     assert "Loaded 7 fusion tensors" in done.stdout
@@ -161,7 +161,7 @@ def test_constrained_generation_under_zero_3_equals_that_of_one_module(run: Run,
     model.mt5_model.lm_head.weight.data[lost] *= 9  # what a free search would write
     torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
     given = ("--constrain_vocab", "--eval", "--finetune", str(tmp_path / "model.pth"))
-    run(launcher("python"), *given, "--zero_stage", "3", "--batch_size", "8", output_dir=tmp_path / "sharded")
+    run(launcher("warm"), *given, "--zero_stage", "3", "--batch_size", "8", output_dir=tmp_path / "sharded")
     dataset = stage.build_datasets().splits["test"]
     batch = stage.collate()([dataset[Key(0, index)] for index in range(len(dataset))])
     with stage.generation(model):

@@ -33,15 +33,22 @@ class Training:
         self.process.wait()
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process of the run, orphans too: their words name its folder."""
+        """Every living process of the run, orphans too: their words name its folder, or its file is their output."""
         found = []
         for process in psutil.process_iter():
             try:
-                if str(self.output_dir) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                named = str(self.output_dir) in process.cmdline() or self._writes(process)
+                if named and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:
                 continue
         return found
+
+    def _writes(self, process: psutil.Process) -> bool:
+        try:
+            return os.readlink(f"/proc/{process.pid}/fd/1") == str(self.stdout)
+        except OSError:
+            return False
 
     def ranks(self) -> list[psutil.Process]:
         """The training processes by rank, without launchers and data-loading processes."""

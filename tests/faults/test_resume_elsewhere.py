@@ -11,13 +11,12 @@ from commands import Run, launcher, logged, losses
 def test_another_number_of_processes_goes_on_without_a_jump(
     stage: str, before: int, after: int, run: Run, tmp_path: Path
 ) -> None:
-    name = "torchrun" if stage == "0" else "deepspeed"
     flags = ("--use_descriptions", "--zero_stage", stage, "--batch_size")
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     saved = ("--save_steps", "2", "--save_total_limit", "9")
-    run(launcher(name, before), *flags, str(4 // before), *saved, output_dir=whole)
+    run(launcher("warm", before), *flags, str(4 // before), *saved, output_dir=whole)
     middle = str(whole / "checkpoints" / "step_00000002")
-    done = run(launcher(name, after), *flags, str(4 // after), "--resume", middle, output_dir=moved)
+    done = run(launcher("warm", after), *flags, str(4 // after), "--resume", middle, output_dir=moved)
     assert f"written by {before} process(es); going on with {after}" in done.stdout
     assert len(losses(whole)) == 6
     assert losses(moved) == pytest.approx(losses(whole)[2:], abs=1e-4)
@@ -29,12 +28,12 @@ def test_a_budget_of_frames_goes_on_mid_epoch_with_the_processes_as_micro_batche
     flags = ("--frames_per_batch", "60", "--batch_size", "4", "--batch_norm", "frozen", "--epochs", "1")
     common = (*flags, "--use_descriptions", "--zero_stage", "0", "--save_steps", "1", "--save_total_limit", "9")
     whole, moved = tmp_path / "whole", tmp_path / "moved"
-    done = run(launcher("torchrun", 2), *common, output_dir=whole)
+    done = run(launcher("warm", 2), *common, output_dir=whole)
     assert "Global batch of at most 60 frames and 4 clips x 1 accumulation x 2 processes" in done.stdout
     steps = len(losses(whole))
     assert steps >= 3
     begin = ("--resume", str(whole / "checkpoints" / "step_00000001"), "--gradient_accumulation_steps", "2")
-    run(launcher("python"), *common, *begin, output_dir=moved)
+    run(launcher("warm"), *common, *begin, output_dir=moved)
     assert losses(moved) == pytest.approx(losses(whole)[1:], abs=1e-4)
     assert sum(logged(moved, "train/lr")) == pytest.approx(sum(logged(whole, "train/lr")[1:]))
     predictions = [(folder / "predictions_test.jsonl").read_text().count("\n") for folder in (whole, moved)]

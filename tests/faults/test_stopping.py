@@ -19,7 +19,7 @@ LONG = ("--use_descriptions", "--epochs", "16", "--eval_epochs", "8", "--save_to
 def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run of two processes."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    run(launcher("deepspeed", 2), *LONG, "--zero_stage", "2", "--batch_size", "2", output_dir=out)
+    run(launcher("warm", 2), *LONG, "--zero_stage", "2", "--batch_size", "2", output_dir=out)
     return out
 
 
@@ -47,7 +47,7 @@ def test_a_stopped_launcher_saves_and_goes_on_exactly(
     assert 5 <= stopped < 48
     last = (out / "checkpoints" / "last").resolve().name
     assert last == f"step_{stopped:08d}"
-    run(launcher(name, 2), *flags, "--resume", "auto", output_dir=out)
+    run(launcher("warm", 2), *flags, "--resume", "auto", output_dir=out)
     assert losses_by_step(out) == losses_by_step(whole)
 
 
@@ -69,7 +69,7 @@ def test_a_stop_during_scoring_goes_on_with_scoring(corpus: Path, run: Run, tmp_
         training.wait_until(lambda: training.steps() >= 12)
         os.kill(training.process.pid, signal.SIGTERM)
         assert training.wait() == 75, training.said()
-    run(launcher("python"), *flags, "--resume", "auto", output_dir=out)
+    run(launcher("warm"), *flags, "--resume", "auto", output_dir=out)
     assert (out / "results.json").is_file()
     assert len(losses_by_step(out)) == 12
 
