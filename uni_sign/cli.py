@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ _RAISED = re.compile(r"uni_sign\.errors\.(?:InputError|RunError): ")
 gc.set_threshold(100_000, 50, 100)
 
 STATUS_FAILED, STATUS_BAD_INPUT = 1, 2
+# Seconds: what all processes of a machine meet, the first of them says, and its launcher ends the others meanwhile.
+_OTHERS_WAIT = 3.0
 _HELP = """usage: uni-sign COMMAND ...
 
   train STAGE [flags]             train; stages: {stages}
@@ -69,12 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(sentence: str, kind: str = "error", everyone: bool = False) -> None:
     """Say it once a machine (another one may lack a file of its own), or by every process that it concerns."""
-    if everyone or os.environ.get("LOCAL_RANK", "0") == "0":
-        # What a data-loading process raises comes with its stack trace before the sentence.
-        sentence = _RAISED.split(sentence)[-1].removesuffix("\\n").strip()
-        rank = os.environ.get("RANK", "0")
-        where = "" if rank == "0" else f" of rank {rank} on {socket.gethostname()}"
-        print(f"uni-sign: {kind}{where}: {sentence}", file=sys.stderr, flush=True)
+    if not everyone and os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(_OTHERS_WAIT)
+    # What a data-loading process raises comes with its stack trace before the sentence.
+    sentence = _RAISED.split(sentence)[-1].removesuffix("\\n").strip()
+    rank = os.environ.get("RANK", "0")
+    where = "" if rank == "0" else f" of rank {rank} on {socket.gethostname()}"
+    print(f"uni-sign: {kind}{where}: {sentence}", file=sys.stderr, flush=True)
 
 
 def _split_stage(words: list[str], default: str | None) -> tuple[str, list[str]]:

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -306,3 +307,14 @@ def test_misspelt_flags_in_a_config_file(root: Path, capsys: pytest.CaptureFixtu
     path = root / "flags.json"
     path.write_text(json.dumps({"lr": "3e-4", "bach-size": 3}))
     assert "did you mean --batch_size?" in refused(root, capsys, "--config", str(path))
+
+
+def test_a_fault_of_one_process_alone_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it may be of the second process of a machine, whose first finds nothing wrong and waits for it."""
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    assert main(["train", "fine_tuning", "--dataset", "Nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert re.match(r"uni-sign: error of rank 1 on .*: --dataset Nowhere is unknown", said)

@@ -16,7 +16,13 @@ import sys
 from pathlib import Path
 
 _MODULES = (
-    *("deepspeed", "matplotlib.pyplot", "rouge_score.rouge_scorer", "sacrebleu", "uni_sign.engine.loop"),
+    *(
+        "deepspeed.runtime.zero.muon.muon_optimizer",
+        "matplotlib.pyplot",
+        "rouge_score.rouge_scorer",
+        "sacrebleu",
+        "uni_sign.engine.loop",
+    ),
     *("uni_sign.stages.fine_tuning", "uni_sign.stages.pre_training"),
 )
 
@@ -41,8 +47,8 @@ def serve(address: str) -> list[str] | None:
             client.close()
 
 
-def _start(client: socket.socket) -> list[str] | None:
-    """Fork the ranks and wait for them; returns None, and in a rank the words to run."""
+def _start(client: socket.socket) -> list[str]:
+    """Fork the ranks and wait for them; returns in a rank alone, with the words to run."""
     # With the files comes the length of what is asked for.
     length, files, _, _ = socket.recv_fds(client, 8, 2)
     content = b""
@@ -68,7 +74,7 @@ def _start(client: socket.socket) -> list[str] | None:
             return words
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     client.sendall((max(statuses, key=abs) % 256).to_bytes(1, "little"))
-    return None
+    os._exit(0)  # taking all the modules down would keep those waiting who read the output
 
 
 def run(address: str, processes: int, port: str, words: list[str]) -> int:

@@ -73,7 +73,7 @@ def _train(run: Run) -> None:
             if config.save_steps and state.step % config.save_steps == 0 and state.window < run.steps_per_epoch:
                 save(run)
         _end_epoch(run)
-    run.tracker.loss_curve(state.step, run.stage.monitor)
+    run.tracker.loss_curve(state.step, run.stage.monitor, last=True)
 
 
 def _end_epoch(run: Run) -> None:

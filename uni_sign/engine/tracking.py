@@ -1,6 +1,7 @@
 """What a person sees of a run: progress bar, log.jsonl, train.log, pictures, W&B and TensorBoard."""
 
 import json
+import math
 import netrc
 import os
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _WANDB_INIT_SECONDS = 30
 _TABLE_ROWS = 50
+_DRAWING_PAUSE = 20.0  # seconds: a picture takes half of one
 
 
 class Tracker:
@@ -32,6 +34,7 @@ class Tracker:
         self._records: Any = None
         self._wandb: Any = None
         self._tensorboard: Any = None
+        self._drawn_at = -math.inf
         if active:
             (output_dir / "pictures").mkdir(parents=True, exist_ok=True)
             self._log = (output_dir / "train.log").open("a", encoding="utf-8")
@@ -154,9 +157,11 @@ class Tracker:
         if self._tensorboard:
             self._tensorboard.add_figure(name, figure, step)
 
-    def loss_curve(self, step: int, monitor: str) -> None:
-        """Draw pictures/loss.png from log.jsonl."""
-        if self.active:
+    def loss_curve(self, step: int, monitor: str, last: bool = False) -> None:
+        """Draw pictures/loss.png from log.jsonl, unless that was done a moment ago; the ``last`` one in any case."""
+        now = time.monotonic()
+        if self.active and (last or now - self._drawn_at > _DRAWING_PAUSE):
+            self._drawn_at = now
             from uni_sign.drawing import loss_curve
 
             records = [json.loads(line) for line in _lines(self.output_dir / "log.jsonl")]
