@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from transformers import MT5Config
 
-from uni_sign.data.corpora import Sample
 from uni_sign.data.demo.describe import all_texts
 from uni_sign.data.descriptions import align
+from uni_sign.data.samples import Sample
 from uni_sign.data.signs import MAX_TEXT_TOKENS, Clip, Collate, FrameTexts, Key
 from uni_sign.data.text_cache import TextFeatures
 from uni_sign.data.tokenizer import Tokenizer

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from uni_sign.data.corpora import SPLITS, Corpus, default_corpus, known_corpora, load_corpus, read_split
+from uni_sign.data.corpora import SPLITS, Corpus, default_corpus, known_corpora, load_corpus
+from uni_sign.data.splits import read_split
 from uni_sign.errors import InputError
 
 CORPUS = {

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pose_files import PACKAGE, body, component, header, pose_file
 
-from uni_sign.data.corpora import Corpus, read_split
+from uni_sign.data.corpora import Corpus
 from uni_sign.data.frame_counts import count_frames
 from uni_sign.data.pose_format import read_pose_format
 from uni_sign.data.samples import Sample
 from uni_sign.data.shard_writer import row_of
+from uni_sign.data.splits import read_split
 from uni_sign.data.wholebody import Pose, read_pose
 from uni_sign.errors import SampleError
 

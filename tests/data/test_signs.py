@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from uni_sign.data.corpora import Sample
+from uni_sign.data.samples import Sample
 from uni_sign.data.signs import (
     IGNORED,
     MAX_TEXT_TOKENS,

@@ -31,7 +31,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder_of(root: Path) -> tuple[Path, Shards, list[Any]]:
     samples = [*every_kind(root), write(root, "broken.pkl", b"nothing")]
     shards = prepared(root, samples, 30_000)
-    write_index(shards)
+    write_index(root / "prepared")
     return root / "prepared", shards, samples
 
 

@@ -15,8 +15,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uni_sign.data.corpora import SPLITS, load_corpus, read_split
+from uni_sign.data.corpora import SPLITS, load_corpus
 from uni_sign.data.safe_pickle import load_pickle
+from uni_sign.data.splits import read_split
 from uni_sign.data.tables import MAX_BYTES, Labels, read_list, read_table
 from uni_sign.errors import InputError
 

@@ -23,8 +23,8 @@ from reader import (
 from safetensors.torch import save as safetensors_bytes
 
 from uni_sign.commands.export import read_exported
-from uni_sign.data.corpora import read_split
 from uni_sign.data.descriptions import read_descriptions
+from uni_sign.data.splits import read_split
 from uni_sign.data.vocabulary import read_kept
 from uni_sign.engine.checkpoint import RunState, find_resume, read_state
 from uni_sign.models.mt5 import new_mt5, read_config

@@ -31,7 +31,7 @@ from reader import (
     odd_values,
 )
 
-from uni_sign.data.corpora import read_split
+from uni_sign.data.splits import read_split
 from uni_sign.data.wholebody import read_pose
 
 

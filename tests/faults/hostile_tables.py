@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from reader import Reader, Seed, corpus_of
 
-from uni_sign.data.corpora import read_split
+from uni_sign.data.splits import read_split
 
 _ROWS = [["id", "said", "part"], *([f"{name}", 'he said ""yes"" 你好', "train"] for name in "abc")]
 

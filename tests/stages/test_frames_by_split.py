@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uni_sign.data.corpora import Split, load_corpus, read_split
+from uni_sign.data.corpora import load_corpus
+from uni_sign.data.splits import Split, read_split
 from uni_sign.data.wholebody import read_pose
 from uni_sign.stages import _frame_counts
 from uni_sign.stages._frame_counts import frames_by_split, with_unreadable_spread

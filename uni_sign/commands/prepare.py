@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from uni_sign.config import at_least, between, flag, parse_flags
 from uni_sign.data.arrow_shards import ABSENT, OUTDATED, UNREADABLE
-from uni_sign.data.corpora import SPLITS, Corpus, Split, default_corpus, load_corpus, read_split
+from uni_sign.data.corpora import SPLITS, Corpus, default_corpus, load_corpus
 from uni_sign.data.crop_shards import SCHEMA as CROP_SCHEMA
 from uni_sign.data.crop_shards import CropShards, crop_row_of
 from uni_sign.data.pose_facts import SHORT, FactLog, facts_of, known_facts, read_clip
@@ -23,6 +23,7 @@ from uni_sign.data.samples import Sample, Samples, fingerprint
 from uni_sign.data.shard_index import write_index
 from uni_sign.data.shard_writer import ShardWriter, remove_leftovers, row_of
 from uni_sign.data.shards import Shards
+from uni_sign.data.splits import Split, read_split
 from uni_sign.errors import InputError, RunError
 
 _SHOWN = 10

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from uni_sign.commands.report_page import page
-from uni_sign.data.corpora import NO_POSE_FILE, Corpus, Split, read_split
+from uni_sign.data.corpora import Corpus
 from uni_sign.data.pose_facts import SHORT, SUFFIX, Facts, known_facts
 from uni_sign.data.samples import Sample, fingerprint
+from uni_sign.data.splits import NO_POSE_FILE, Split, read_split
 from uni_sign.data.wholebody import PARTS
 from uni_sign.errors import InputError
 from uni_sign.skeletons import spread
@@ -193,6 +194,6 @@ def _leaks(corpus: Corpus, splits: Mapping[str, Split]) -> dict[str, Any]:
 
 def _texts(corpus: Corpus, task: str, split: str) -> Counter[str]:
     try:
-        return Counter(sample.target for sample in read_split(corpus, task, split).samples)
+        return Counter(read_split(corpus, task, split).samples.targets)
     except InputError:  # of a split without clips of this task
         return Counter()

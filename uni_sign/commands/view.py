@@ -8,8 +8,9 @@ from typing import Any
 
 from uni_sign.canvas import png_bytes, write_gif
 from uni_sign.config import at_least, between, flag, parse_flags
-from uni_sign.data.corpora import SPLITS, Corpus, default_corpus, load_corpus, read_split
+from uni_sign.data.corpora import SPLITS, Corpus, default_corpus, load_corpus
 from uni_sign.data.samples import Sample
+from uni_sign.data.splits import read_split
 from uni_sign.data.wholebody import POSE_SUFFIXES, read_content
 from uni_sign.errors import InputError, SampleError
 from uni_sign.skeletons import Clip, clip_of, contact_sheet, film

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from uni_sign.data.corpora import Corpus, Split, load_corpus, read_split
-from uni_sign.data.samples import Sample, Samples
+from uni_sign.data.corpora import Corpus, load_corpus
+from uni_sign.data.samples import Samples
+from uni_sign.data.splits import Split, read_split
 from uni_sign.errors import InputError
 
 
@@ -47,11 +48,13 @@ def read_mixed_split(corpora: Sequence[Corpus], task: str, split: str, videos: b
     if len(corpora) == 1:
         return read_split(corpora[0], task, split, videos)
     parts = [read_split(corpus, task, split, videos) for corpus in corpora]
-    samples = Samples(sample for part in parts for sample in part.samples)
-    return Split(samples, [problem for part in parts for problem in part.problems])
+    return Split(
+        Samples.joined([part.samples for part in parts]), [problem for part in parts for problem in part.problems]
+    )
 
 
-def corpus_numbers(corpora: Sequence[Corpus], samples: Sequence[Sample]) -> np.ndarray:
+def corpus_numbers(corpora: Sequence[Corpus], samples: Samples) -> np.ndarray:
     """Which of the corpora each clip is of, (n,)."""
     numbers = {corpus.name: number for number, corpus in enumerate(corpora)}
-    return np.array([numbers[sample.corpus] for sample in samples], np.int64)
+    of_codes = np.array([numbers[name] for name in samples.corpora.distinct], np.int64)
+    return of_codes[samples.corpora.codes]

@@ -26,7 +26,7 @@ from uni_sign.data.arrow_shards import (
     read_batches,
     shard_files,
 )
-from uni_sign.data.samples import Blobs, Fingerprint, Sample, fingerprint
+from uni_sign.data.samples import Blobs, Fingerprint, Sample, Samples, fingerprints
 from uni_sign.data.wholebody import LIMIT, MAX_FRAMES, ORIGINS, PARTS, THRESHOLD, USED_POINTS
 from uni_sign.errors import InputError, SampleError
 
@@ -111,7 +111,7 @@ class Shards:
         rows = dict.fromkeys(keys, UNREADABLE)
         rows |= {keys[row]: row for row in np.flatnonzero(self.frames).tolist()}
         names = {key[0] for key in keys}
-        found = [rows.get(key, OUTDATED if key[0] in names else ABSENT) for key in map(fingerprint, samples)]
+        found = [rows.get(key, OUTDATED if key[0] in names else ABSENT) for key in fingerprints(samples)]
         return np.array(found, np.int64)
 
     def states(self) -> dict[str, tuple[int, int]]:
@@ -132,7 +132,7 @@ class Shards:
 
     def without(self, samples: Iterable[Sample]) -> list[Path]:
         """The shards that hold no row of any of these clips."""
-        wanted = set(map(fingerprint, samples))
+        wanted = set(fingerprints(samples))
         used = {int(self.file_of[row]) for row, key in enumerate(self._keys()) if key in wanted}
         return [path for number, path in enumerate(self.files) if number not in used]
 
@@ -149,8 +149,8 @@ class Shards:
         return list(zip(self._names, self._sizes.tolist(), self._times.tolist(), strict=True))
 
     def _located(self, samples: Iterable[Sample]) -> Iterator[tuple[Fingerprint, int]]:
-        listed = list(samples)
-        yield from zip(map(fingerprint, listed), self.locate(listed).tolist(), strict=True)
+        listed = samples if isinstance(samples, Samples) else list(samples)
+        yield from zip(fingerprints(listed), self.locate(listed).tolist(), strict=True)
 
     def parts(self, row: int) -> dict[str, np.ndarray]:
         """All parts of a clip, (T, V, 3) float32: read-only views of the mapped file."""

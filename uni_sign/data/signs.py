@@ -109,9 +109,9 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
     ) -> None:
         self.samples = samples if isinstance(samples, Samples) else Samples(samples)
         self.settings = settings
-        self.labels = Ids(tokenizer.encode_all([sample.target for sample in self.samples]))
+        self.labels = Ids(tokenizer.encode_all(self.samples.targets))
         self.cut_targets = int((self.labels.lengths > settings.max_target_length).sum())
-        languages = sorted({sample.language for sample in self.samples})
+        languages = sorted(self.samples.languages.distinct)
         self.prefixes = {language: tokenizer.encode(prompt(language)) for language in languages}
         self._shards = shards
         self.rows = shards.locate(self.samples) if shards else np.full(len(self.samples), ABSENT)

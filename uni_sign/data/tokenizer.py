@@ -63,8 +63,12 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """``encode`` of many texts at once."""
-        keep = None if max_length is None else max_length - 1
-        return [[*ids[:keep], EOS] for ids in self._processor.encode(list(texts))]
+        encoded: list[list[int]] = self._processor.encode(list(texts))
+        for ids in encoded:
+            if max_length is not None:
+                del ids[max_length - 1 :]
+            ids.append(EOS)
+        return encoded
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, special ids and those beyond the vocabulary left out."""

@@ -121,7 +121,7 @@ def _coverage(stage: Translation, split: str) -> Finding:
         samples = stage.read_split(split).samples
     except InputError as error:
         return Finding("fail", subject, str(error), "mend the labels first")
-    described = sum(sample.description_path is not None for sample in samples)
+    described = int(samples.described.sum())
     detail = f"{described} of {len(samples)} clips ({100 * described / len(samples):.1f} %)"
     if described == 0:
         places = " or ".join(str(folder) for corpus in stage.corpora for folder in corpus.description_dirs)

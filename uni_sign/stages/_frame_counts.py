@@ -8,8 +8,8 @@ import numpy as np
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
-from uni_sign.data.corpora import Split
 from uni_sign.data.frame_counts import UNREADABLE, FrameCounts, count_frames
+from uni_sign.data.splits import Split
 
 # Files that each rank counts between two meetings: none waits long for another, and a killed run loses no more.
 _ROUND = 2048

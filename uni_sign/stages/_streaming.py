@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from uni_sign.data.corpora import Split, read_split
 from uni_sign.data.samples import Samples
 from uni_sign.data.shards import UNREADABLE, Shards
 from uni_sign.data.signs import SignDataset
+from uni_sign.data.splits import Split, read_split
 from uni_sign.data.streaming import ReadAhead, Stream
 from uni_sign.errors import InputError
 from uni_sign.stages.base import Nearby

@@ -14,19 +14,14 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import MT5Config
 
-from uni_sign.data.corpora import (
-    SPLITS,
-    Corpus,
-    Split,
-    default_corpus,
-    shard_dir_beside,
-)
+from uni_sign.data.corpora import SPLITS, Corpus, default_corpus, shard_dir_beside
 from uni_sign.data.crop_shards import CropShards, open_crop_shards, told_crops
 from uni_sign.data.mixed_corpora import corpus_numbers, load_corpora, read_mixed_split
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.samples import Sample
 from uni_sign.data.shards import Shards, open_shards, told_shares
 from uni_sign.data.signs import IGNORED, Clip, ClipSettings, Collate, Key, SignDataset
+from uni_sign.data.splits import Split
 from uni_sign.data.streaming import Stream
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import Kept, kept_tokenizer
@@ -86,7 +81,7 @@ class Translation:
         _ = self.kept, self.generated, self.text_encoder, self.shards, self.crop_shards
         _ = self.fusion_checkpoint, self.rgb_backbone
         train = self.splits["train"].samples
-        if self.config.use_descriptions and not any(sample.description_path for sample in train):
+        if self.config.use_descriptions and not train.described.any():
             places = " or ".join(str(folder) for corpus in self.corpora for folder in corpus.description_dirs)
             raise InputError(
                 f"--use_descriptions: none of the {len(train)} training clips has a description file in "
@@ -264,7 +259,7 @@ class Translation:
                     f"{name}: {dataset.cut_targets} of {len(dataset)} targets are longer than {limit} tokens and cut."
                 )
             if self.config.use_descriptions:
-                described = sum(sample.description_path is not None for sample in dataset.samples)
+                described = int(dataset.samples.described.sum())
                 self.notes.append(f"{name}: {described} of {len(dataset)} clips have a description file.")
         return Datasets(
             splits=dict(splits),

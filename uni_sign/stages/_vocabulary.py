@@ -102,8 +102,8 @@ def _texts(stage: Translation) -> Iterator[Sequence[str]]:
     """All that the model reads or writes as text: targets of all splits, prompts, and descriptions it encodes."""
     yield [prompt(corpus.language) for corpus in stage.corpora]
     for split in stage.splits.values():
-        yield [sample.target for sample in split.samples]
-        yield [prompt(language) for language in sorted({sample.language for sample in split.samples})]
+        yield split.samples.targets
+        yield [prompt(language) for language in sorted(split.samples.languages.distinct)]
         for path in [sample.description_path for sample in split.samples if stage.trains_text]:
             try:
                 yield sorted(set(read_descriptions(path).values())) if path else []
@@ -163,7 +163,7 @@ def vocabulary_notes(stage: Translation) -> list[str]:
     notes = [f"Vocabulary: {stage.kept} of {stage.kept.rows:,} rows."]
     if stage.config.trim_vocab and _held(stage, _KEPT):
         ids, kept = stage.folder_tokenizer.encode_all, set(stage.kept.ids)
-        targets = [sample.target for split in stage.splits.values() for sample in split.samples]
+        targets = [target for split in stage.splits.values() for target in split.samples.targets]
         finer = sum(not kept.issuperset(row) for row in ids(targets))
         if finer:
             notes.append(
