@@ -81,7 +81,7 @@ def test_a_url_and_a_cache_that_holds_one_shard(tmp_path: Path, memory: Any) -> 
     assert_same(streamed, shards, samples)
     assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.arrow")) <= limit
     held = {path.name for path in (tmp_path / "cache").rglob("*.arrow")}
-    assert {streamed.files[shard].name for shard in streamed._maps} <= held  # what was deleted is let go
+    assert {streamed.files[shard].name for shard in streamed._maps._maps} <= held  # what was deleted is let go
 
 
 def test_clips_are_those_from_the_files(tmp_path: Path, memory: Any) -> None:

@@ -1,5 +1,6 @@
 """Runs that are watched, signalled and killed while they train."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -28,9 +29,14 @@ class Training:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.processes():
-            process.kill()
+        self.kill()
         self.process.wait()
+
+    def kill(self) -> None:
+        """Kill whatever is left of the run."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):  # another's end can be its own
+                process.kill()
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of the run, orphans too: their words name its folder, or its file is their output."""

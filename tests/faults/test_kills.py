@@ -37,16 +37,14 @@ def test_killed_at_random_moments(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = (*FLAGS, *more, "--batch_size", str(4 // processes))
     run(launcher("warm", processes), *flags, output_dir=whole)
-    steps = 0
+    steps, flags = 0, (*flags, "--resume", "auto")
     for _ in range(TIMES * kills):
-        with Training(
-            launcher("warm", processes), *flags, "--resume", "auto", output_dir=killed, cwd=corpus
-        ) as training:
+        with Training(launcher("warm", processes), *flags, output_dir=killed, cwd=corpus) as training:
             before = training.steps()
             training.wait_until(lambda: training.steps() > before or (killed / "results.json").exists())  # noqa: B023
             time.sleep(draw.uniform(0, 0.6))
-            for process in [training.process, *training.processes()]:
-                process.kill()
+            training.process.kill()
+            training.kill()
         found, _ = find_resume(killed, "auto", checksums=True)
         # Once a first checkpoint is complete there is one ever after, and never an older one.
         step = json.loads((found / "state.json").read_text())["step"] if found else 0
