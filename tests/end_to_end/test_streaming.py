@@ -78,3 +78,21 @@ def test_any_number_of_processes_streams_the_same_epochs(server: Server, tmp_pat
     assert losses(tmp_path / "two" / "run") == pytest.approx(losses(tmp_path / "one" / "run"), abs=1e-3)
     rows = [(tmp_path / run / "run" / "predictions_test.jsonl").read_text() for run in ("one", "two")]
     assert rows[0] == rows[1]
+
+
+def test_a_stopped_run_goes_on_over_a_network_that_fails_at_times(server: Server, tmp_path: Path) -> None:
+    whole, resumed = tmp_path / "whole" / "run", tmp_path / "resumed" / "run"
+    train(server, 1, whole, "--save_steps", "2", "--save_total_limit", "9", "--epochs", "1")
+    server.failing[0] = 2
+    middle = str(whole / "checkpoints" / "step_00000002")
+    train(server, 1, resumed, "--resume", middle, "--epochs", "1", "--num_workers", "1")
+    assert server.failing == [0]
+    assert len(losses(whole)) == 3
+    assert losses(resumed) == losses(whole)[2:]
+    assert (resumed / "predictions_test.jsonl").read_text() == (whole / "predictions_test.jsonl").read_text()
+
+
+def test_a_cache_that_is_too_small_is_said_before_training(server: Server, tmp_path: Path) -> None:
+    said = train(server, 1, tmp_path / "small" / "run", "--stream_cache_gb", "0.001", status=2)
+    assert "--stream_cache_gb 0.001" in said
+    assert "Traceback" not in said

@@ -1,0 +1,78 @@
+"""A clip's vectors to text: projected, and read by mBART's decoder."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import MBartForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+UNUSED_MODULES = ("cross_attention.", "mbart.model.encoder.")  # of the published checkpoints
+
+
+class VideoLanguageAlignment(nn.Module):
+    """Global (B, d_final) and local (B, 2, d_final) vectors to the text of a clip, by mBART's decoder.
+
+    With ``temporal_dim``, its temporal vectors (B, T, temporal_dim), too: one state each behind that of the clip.
+    """
+
+    def __init__(
+        self,
+        mbart: MBartForConditionalGeneration,
+        video_repr_dim: int = 1536,
+        cross_attention_heads: int = 16,
+        dropout: float = 0.1,
+        temporal_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.mbart = mbart
+        width = mbart.config.d_model
+        self.video_projection = nn.Sequential(
+            nn.Linear(video_repr_dim, 2 * width),
+            nn.LayerNorm(2 * width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
+            nn.LayerNorm(width),
+        )
+        self.video_pos_encoding = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.cross_attention = nn.MultiheadAttention(width, cross_attention_heads, batch_first=True)
+        if temporal_dim:
+            self.temporal_projection = nn.Sequential(nn.Linear(temporal_dim, width), nn.LayerNorm(width))
+        for name, parameter in self.named_parameters():
+            # mBART's tied embedding belongs to the decoder, whichever name comes first.
+            if name.startswith(UNUSED_MODULES) and "embed_tokens" not in name:
+                parameter.requires_grad_(False)
+
+    def encoder_states(
+        self, global_vector: Tensor, local: Tensor, temporal: Tensor | None = None, padding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """States (B, S, width) that the decoder attends to, and their attention mask (B, S); S: 1, or 1 + T."""
+        video = self.video_projection(torch.cat([global_vector, local.flatten(1)], dim=1))[:, None]
+        states = video + self.video_pos_encoding
+        mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        if temporal is None:
+            return states, mask
+        seen = torch.ones(temporal.shape[:2], dtype=torch.long, device=states.device)
+        seen = seen if padding is None else seen.masked_fill(padding, 0)
+        return torch.cat([states, self.temporal_projection(temporal)], dim=1), torch.cat([mask, seen], dim=1)
+
+    def forward(self, states: Tensor, mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """Logits (B, L, vocabulary) after each of the given pieces."""
+        decoded = self.mbart.model.decoder(
+            input_ids=decoder_input_ids, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=False
+        )
+        logits: Tensor = self.mbart.lm_head(decoded.last_hidden_state)
+        return logits
+
+    @torch.no_grad()
+    def generate(self, states: Tensor, mask: Tensor, num_beams: int, max_length: int, **more: Any) -> Tensor:
+        """Piece ids (B, at most ``max_length``) by beam search."""
+        ids: Tensor = self.mbart.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask,
+            num_beams=num_beams,
+            max_length=max_length,
+            **more,
+        )
+        return ids

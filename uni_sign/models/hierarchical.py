@@ -1,0 +1,164 @@
+"""Keypoints region by region, then together: three encoders of faces and skeletons, to keypoints or to a picture.
+
+Names of modules are those of the published checkpoints, so are two that nothing uses.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+FACE_REGIONS = ((0, 17), (17, 22), (22, 27), (27, 36), (36, 42), (42, 48), (48, 60), (60, 68))
+SKELETON_REGIONS = ((0, 68), (68, 89), (89, 110), (110, 143))
+_START = 8  # pixels of the smallest map of the image decoder, a side
+
+
+def sinusoidal_positions(length: int, width: int, like: Tensor) -> Tensor:
+    """(length, width): sines in even places, cosines in odd ones (Vaswani et al. 2017, section 3.5)."""
+    position = torch.arange(length, dtype=torch.float32, device=like.device)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32, device=like.device) * (-math.log(10000.0) / width))
+    angle = position * rate
+    table = torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
+    return table[:, :width].to(like.dtype)
+
+
+def encoder_stack(width: int, heads: int, feedforward: int, layers: int, dropout: float) -> nn.TransformerEncoder:
+    """Transformer encoder layers, normalised after each part."""
+    layer = nn.TransformerEncoderLayer(width, heads, feedforward, dropout, batch_first=True)
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+
+def decoder_stack(width: int, heads: int, feedforward: int, layers: int, dropout: float) -> nn.TransformerDecoder:
+    """Transformer decoder layers, normalised after each part."""
+    layer = nn.TransformerDecoderLayer(width, heads, feedforward, dropout, batch_first=True)
+    return nn.TransformerDecoder(layer, layers)
+
+
+class HierarchicalEncoder(nn.Module):
+    """Points (B, P, C) to a global vector (B, d_global) and one a region (B, R, d_region)."""
+
+    def __init__(
+        self,
+        regions: Sequence[tuple[int, int]],
+        input_dim: int = 3,
+        d_global: int = 256,
+        d_region: int = 128,
+        nhead: int = 8,
+        num_region_layers: int = 2,
+        num_interaction_layers: int = 2,
+        dim_feedforward: int = 1024,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.regions = tuple(regions)
+        self.region_projections = nn.ModuleList(nn.Linear(input_dim, d_region) for _ in regions)
+        stack = partial(encoder_stack, d_region, nhead // 2, dim_feedforward // 2, dropout=dropout)
+        self.region_encoders = nn.ModuleList(stack(layers=num_region_layers) for _ in regions)
+        self.region_interaction = stack(layers=num_interaction_layers)
+        self.global_attention = nn.MultiheadAttention(d_region, nhead // 2, dropout, batch_first=True)
+        self.global_proj = nn.Linear(d_region, d_global)
+
+    def encode(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (B, P, C) to (B, d_global) and (B, R, d_region)."""
+        vectors = [self._region(number, points[:, start:end]) for number, (start, end) in enumerate(self.regions)]
+        regional = self.region_interaction(torch.stack(vectors, dim=1))
+        query = regional.mean(dim=1, keepdim=True)
+        pooled, _ = self.global_attention(query, regional, regional, need_weights=False)
+        return self.global_proj(pooled[:, 0]), regional
+
+    def _region(self, number: int, points: Tensor) -> Tensor:
+        hidden = self.region_projections[number](points)
+        hidden = hidden + sinusoidal_positions(hidden.shape[1], hidden.shape[2], hidden)
+        encoded: Tensor = self.region_encoders[number](hidden)
+        return encoded.mean(dim=1)
+
+
+def joined(global_vector: Tensor, regional: Tensor) -> Tensor:
+    """Each region's vector behind the global one: (B, R, d_global + d_region)."""
+    return torch.cat([global_vector[:, None].expand(-1, regional.shape[1], -1), regional], dim=2)
+
+
+class HierarchicalKeypointTransformer(HierarchicalEncoder):
+    """Faces of 68 points (B, 68, C) to themselves, through a global vector and eight regions."""
+
+    def __init__(
+        self,
+        input_dim: int = 3,
+        d_global: int = 256,
+        d_region: int = 128,
+        nhead: int = 8,
+        num_region_layers: int = 2,
+        num_interaction_layers: int = 2,
+        num_decoder_layers: int = 4,
+        dim_feedforward: int = 1024,
+        dropout: float = 0.1,
+    ) -> None:
+        layers = (num_region_layers, num_interaction_layers)
+        super().__init__(FACE_REGIONS, input_dim, d_global, d_region, nhead, *layers, dim_feedforward, dropout)
+        # Of the published checkpoints; nothing uses it.
+        self.global_aggregator = nn.Sequential(nn.Linear(d_region, d_global), nn.LayerNorm(d_global))
+        self.global_aggregator.requires_grad_(False)
+        width = d_global + d_region
+        self.decoder_queries = nn.Parameter(torch.randn(FACE_REGIONS[-1][1], width))
+        self.decoder = decoder_stack(width, nhead, dim_feedforward, num_decoder_layers, dropout)
+        self.output_projection = nn.Linear(width, input_dim)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Points (B, 68, C) to (B, 68, C)."""
+        memory = joined(*self.encode(points))
+        queries = self.decoder_queries.expand(len(points), -1, -1)
+        # A region is remembered once a point of it: as much as its points' number adds to the attention on it.
+        sizes = torch.tensor([float(end - start) for start, end in self.regions], dtype=memory.dtype)
+        weight = sizes.log().to(memory.device).expand(queries.shape[1], -1)
+        decoded = self.decoder(queries, memory, memory_mask=weight)
+        output: Tensor = self.output_projection(decoded)
+        return output
+
+
+class ImageDecoder(nn.Module):
+    """A vector (B, width) to a grey picture (B, 1, 256, 256) in [-1, 1]."""
+
+    def __init__(self, width: int, channels: int, image_size: int = 256) -> None:
+        super().__init__()
+        self.channels = channels
+        self.latent_proj = nn.Linear(width, channels * _START * _START)
+        doublings = (image_size // _START).bit_length() - 1
+        widths = [max(1, channels >> number) for number in range(doublings)]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
+        self.decoder = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], 1, 4, 2, 1), nn.Tanh())
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """(B, width) to (B, 1, size, size)."""
+        picture: Tensor = self.decoder(self.latent_proj(vector).view(-1, self.channels, _START, _START))
+        return picture
+
+
+class HierarchicalImageTransformer(HierarchicalEncoder):
+    """Points (B, P, C) to a picture (B, 1, size, size) in [-1, 1]."""
+
+    def __init__(
+        self,
+        regions: Sequence[tuple[int, int]],
+        input_dim: int = 3,
+        d_global: int = 256,
+        d_region: int = 128,
+        nhead: int = 8,
+        num_region_layers: int = 2,
+        num_interaction_layers: int = 2,
+        dim_feedforward: int = 1024,
+        dropout: float = 0.1,
+        image_size: int = 256,
+    ) -> None:
+        layers = (num_region_layers, num_interaction_layers)
+        super().__init__(regions, input_dim, d_global, d_region, nhead, *layers, dim_feedforward, dropout)
+        self.image_decoder = ImageDecoder(d_global + d_region, d_global, image_size)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Points (B, P, C) to (B, 1, size, size)."""
+        picture: Tensor = self.image_decoder(joined(*self.encode(points)).mean(dim=1))
+        return picture

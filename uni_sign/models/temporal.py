@@ -1,0 +1,130 @@
+"""Skeletons of a clip to one vector, two local ones, and one a frame."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from uni_sign.models.hierarchical import (
+    SKELETON_REGIONS,
+    HierarchicalImageTransformer,
+    decoder_stack,
+    encoder_stack,
+    sinusoidal_positions,
+)
+
+Fusion = Literal["concat", "weighted"]
+POINTS, AXES = 143, 3
+
+
+class TemporalSkeletonTransformer(nn.Module):
+    """Frames (B, T, 143, 3) to global (B, d_final), local (B, 2, d_final) and temporal (B, T, d_temporal) vectors.
+
+    Frames whose mask is True are padding: nothing depends on them, neither attention nor pooling.
+    """
+
+    def __init__(
+        self,
+        frame_encoder: HierarchicalImageTransformer,
+        d_global: int = 256,
+        d_region: int = 128,
+        d_temporal: int = 512,
+        d_final: int = 512,
+        nhead: int = 8,
+        num_temporal_layers: int = 4,
+        num_decoder_layers: int = 4,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        fusion_method: Fusion = "concat",
+    ) -> None:
+        super().__init__()
+        regions = len(SKELETON_REGIONS)
+        self.frame_encoder, self.fusion_method = frame_encoder, fusion_method
+        fused = d_global + regions * d_region
+        if fusion_method == "weighted":
+            self.region_weight = nn.Parameter(torch.ones(regions))
+            fused = d_region
+            if d_global != d_region:
+                raise ValueError("weighted fusion adds the global vector to the regions: d_global must be d_region")
+        self.fusion = nn.Sequential(
+            nn.Linear(fused, d_temporal), nn.LayerNorm(d_temporal), nn.ReLU(), nn.Dropout(dropout)
+        )
+        self.temporal_encoder = encoder_stack(d_temporal, nhead, dim_feedforward, num_temporal_layers, dropout)
+        self.global_query = nn.Parameter(torch.randn(1, 1, d_temporal))
+        self.global_attention = nn.MultiheadAttention(d_temporal, nhead, dropout, batch_first=True)
+        self.global_proj = nn.Linear(d_temporal, d_final)
+        self.local_queries = nn.Parameter(torch.randn(2, 1, d_temporal))
+        self.local_attentions = nn.ModuleList(
+            nn.MultiheadAttention(d_temporal, nhead, dropout, batch_first=True) for _ in range(2)
+        )
+        self.local_projs = nn.ModuleList(nn.Linear(d_temporal, d_final) for _ in range(2))
+        self.decoder_proj = nn.Linear(d_final, d_temporal)
+        self.temporal_decoder = decoder_stack(d_temporal, nhead, dim_feedforward, num_decoder_layers, dropout)
+        self.output_proj = nn.Linear(d_temporal, d_global + regions * d_region)
+        self.frame_decoder_proj = nn.Sequential(
+            nn.Linear(d_global + regions * d_region, dim_feedforward),
+            nn.LayerNorm(dim_feedforward),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(dim_feedforward, POINTS * AXES),
+        )
+
+    def forward(self, frames: Tensor, padding: Tensor | None = None) -> "Representation":
+        """Frames (B, T, 143, 3), padding (B, T) bool."""
+        return self.represent(self.frame_features(frames), padding)
+
+    def frame_features(self, frames: Tensor) -> Tensor:
+        """Of each frame its global vector and its regions', (B, T, d_global + 4 * d_region)."""
+        global_vector, regional = self.frame_encoder.encode(frames.flatten(0, 1))
+        return torch.cat([global_vector, regional.flatten(1)], dim=1).view(*frames.shape[:2], -1)
+
+    def represent(self, features: Tensor, padding: Tensor | None = None) -> "Representation":
+        """What `frame_features` gave, to the vectors of the clip."""
+        hidden = self.fusion(self._fused(features))
+        hidden = hidden + sinusoidal_positions(hidden.shape[1], hidden.shape[2], hidden)
+        temporal = self.temporal_encoder(hidden, src_key_padding_mask=padding)
+        global_vector = self.global_proj(_pooled(self.global_attention, self.global_query[0, 0], temporal, padding))
+        local = [self._local(number, temporal, padding) for number in range(2)]
+        return Representation(global_vector, torch.stack(local, dim=1), temporal)
+
+    def reconstruct(self, global_vector: Tensor, length: int, padding: Tensor | None = None) -> Tensor:
+        """A clip of so many frames (B, length, 143, 3) from its global vector (B, d_final)."""
+        memory = self.decoder_proj(global_vector)[:, None]
+        queries = sinusoidal_positions(length, memory.shape[2], memory).expand(len(memory), -1, -1)
+        decoded = self.temporal_decoder(queries, memory, tgt_key_padding_mask=padding)
+        points: Tensor = self.frame_decoder_proj(self.output_proj(decoded))
+        return points.view(*points.shape[:2], POINTS, AXES)
+
+    def _fused(self, features: Tensor) -> Tensor:
+        if self.fusion_method == "concat":
+            return features
+        vectors = features.unflatten(2, (1 + len(self.region_weight), -1))
+        weight = self.region_weight.softmax(dim=0)
+        return vectors[:, :, 0] + (vectors[:, :, 1:] * weight[:, None]).sum(dim=2)
+
+    def _local(self, number: int, temporal: Tensor, padding: Tensor | None) -> Tensor:
+        """The even (0) or odd (1) frames in one vector, (B, d_final); zeros where there is none."""
+        own = None if padding is None else padding[:, number::2]
+        frames, query = temporal[:, number::2], self.local_queries[number, 0]
+        if not frames.shape[1]:
+            return temporal.new_zeros(len(temporal), self.global_proj.out_features)
+        pooled: Tensor = self.local_projs[number](_pooled(self.local_attentions[number], query, frames, own))
+        return pooled if own is None else pooled.masked_fill(own.all(dim=1, keepdim=True), 0.0)
+
+
+class Representation(NamedTuple):
+    """A clip in vectors: (B, d_final), (B, 2, d_final) of even and odd frames, (B, T, d_temporal) of each frame."""
+
+    global_vector: Tensor
+    local: Tensor
+    temporal: Tensor
+
+
+def _pooled(attention: nn.Module, query: Tensor, frames: Tensor, padding: Tensor | None) -> Tensor:
+    """Attention of one query (d) to frames (B, T, d): (B, d). Of padding alone anything, but a number."""
+    if padding is not None:
+        padding = padding & ~padding.all(dim=1, keepdim=True)
+    queries = query.expand(len(frames), 1, -1)
+    pooled, _ = attention(queries, frames, frames, key_padding_mask=padding, need_weights=False)
+    vector: Tensor = pooled[:, 0]
+    return vector
