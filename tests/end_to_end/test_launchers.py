@@ -28,8 +28,8 @@ SET_UPS = [
     ("deepspeed", 1, 0, ()),
     ("warm", 2, 1, ()),
     ("warm", 2, 2, ("--offload",)),
-    ("warm", 2, 3, ()),
-    ("warm", 2, 3, RECOMPUTES),
+    ("warm", 2, 3, ("--eval_epochs", "2")),
+    ("warm", 2, 3, (*RECOMPUTES, "--eval_epochs", "2")),
 ]
 
 

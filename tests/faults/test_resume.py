@@ -22,7 +22,7 @@ SET_UPS = [
         ("--zero_stage", "1"),
         ("--zero_stage", "2"),
         ("--zero_stage", "2", "--offload"),
-        ("--zero_stage", "3"),
+        ("--zero_stage", "3", "--eval_epochs", "2"),  # whose searches take long
     )
     for workers in ("0", "2")
 ]

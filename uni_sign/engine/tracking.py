@@ -34,7 +34,7 @@ class Tracker:
         self._records: Any = None
         self._wandb: Any = None
         self._tensorboard: Any = None
-        self._drawn_at = -math.inf
+        self._drawn_at: dict[str, float] = {}  # by the monotonic clock
         if active:
             (output_dir / "pictures").mkdir(parents=True, exist_ok=True)
             self._log = (output_dir / "train.log").open("a", encoding="utf-8")
@@ -122,10 +122,8 @@ class Tracker:
         write_rows(self.output_dir / f"predictions_{split}.jsonl", result.rows)
         for name, values in result.histograms.items():
             self._histogram(step, f"{split}/{name}", values)
-        from uni_sign.drawing import heat_map  # matplotlib, which only the rank that draws need import
-
-        for name, rows in result.heat_maps.items():
-            self.figure(step, f"{split}_{name}", heat_map(rows, f"{name} over time, {split}", name))
+        if result.heat_maps and self._due(f"heat maps of {split}", of_best):
+            self._heat_maps(step, split, result)
         if self._wandb:
             import wandb
 
@@ -135,6 +133,20 @@ class Tracker:
         if self._tensorboard:
             text = "\n\n".join(f"**{r['name']}** {r['prediction']} | {r['reference']}" for r in result.rows[:10])
             self._tensorboard.add_text(f"{split}/predictions", text, step)
+
+    def _heat_maps(self, step: int, split: str, result: Evaluation) -> None:
+        from uni_sign.drawing import heat_map  # matplotlib, which only the rank that draws need import
+
+        for name, rows in result.heat_maps.items():
+            self.figure(step, f"{split}_{name}", heat_map(rows, f"{name} over time, {split}", name))
+
+    def _due(self, picture: str, last: bool) -> bool:
+        """Whether to draw a kind of picture: not where that was done a moment ago, but the ``last`` one in any case."""
+        now = time.monotonic()
+        due = last or now - self._drawn_at.get(picture, -math.inf) > _DRAWING_PAUSE
+        if due:
+            self._drawn_at[picture] = now
+        return due
 
     def _histogram(self, step: int, name: str, values: np.ndarray) -> None:
         if self._wandb:
@@ -159,9 +171,7 @@ class Tracker:
 
     def loss_curve(self, step: int, monitor: str, last: bool = False) -> None:
         """Draw pictures/loss.png from log.jsonl, unless that was done a moment ago; the ``last`` one in any case."""
-        now = time.monotonic()
-        if self.active and (last or now - self._drawn_at > _DRAWING_PAUSE):
-            self._drawn_at = now
+        if self.active and self._due("loss curve", last):
             from uni_sign.drawing import loss_curve
 
             records = [json.loads(line) for line in _lines(self.output_dir / "log.jsonl")]
