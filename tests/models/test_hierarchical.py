@@ -9,18 +9,14 @@ import torch
 from uni_sign.models.hierarchical import (
     FACE_REGIONS,
     SKELETON_REGIONS,
+    EncoderSizes,
     HierarchicalImageTransformer,
     HierarchicalKeypointTransformer,
 )
 
-SMALL: dict[str, Any] = {
-    "d_global": 32,
-    "d_region": 16,
-    "nhead": 4,
-    "num_region_layers": 1,
-    "num_interaction_layers": 1,
-    "dim_feedforward": 32,
-}
+SMALL = EncoderSizes(
+    d_global=32, d_region=16, nhead=4, num_region_layers=1, num_interaction_layers=1, dim_feedforward=32
+)
 Weights = Callable[..., dict[str, torch.Tensor]]
 
 
@@ -35,7 +31,7 @@ def weights(golden_weights: Weights) -> dict[str, torch.Tensor]:
 
 def test_the_keypoint_model(golden: Callable[[str], Any], weights: dict[str, torch.Tensor]) -> None:
     numbers = golden("09_keypoint_io.npz")
-    model = HierarchicalKeypointTransformer(num_decoder_layers=1, **SMALL).eval()
+    model = HierarchicalKeypointTransformer(SMALL, num_decoder_layers=1).eval()
     model.load_state_dict(part(weights, "keypoint"))
     with torch.no_grad():
         points = torch.from_numpy(numbers["keypoint/x"])
@@ -46,7 +42,7 @@ def test_the_keypoint_model(golden: Callable[[str], Any], weights: dict[str, tor
 
 def test_the_skeleton_model(golden: Callable[[str], Any], weights: dict[str, torch.Tensor]) -> None:
     numbers = golden("09_keypoint_io.npz")
-    model = HierarchicalImageTransformer(SKELETON_REGIONS, **SMALL).eval()
+    model = HierarchicalImageTransformer(SKELETON_REGIONS, SMALL).eval()
     model.load_state_dict(part(weights, "skeleton"))
     with torch.no_grad():
         points = torch.from_numpy(numbers["skeleton/x"])
@@ -59,17 +55,17 @@ def test_the_skeleton_model(golden: Callable[[str], Any], weights: dict[str, tor
 
 
 def test_the_image_model_loads_its_checkpoint(weights: dict[str, torch.Tensor]) -> None:
-    HierarchicalImageTransformer(FACE_REGIONS, **SMALL).load_state_dict(part(weights, "image"))
+    HierarchicalImageTransformer(FACE_REGIONS, SMALL).load_state_dict(part(weights, "image"))
 
 
 @pytest.mark.parametrize("image_size", [16, 64, 256])
 def test_sizes_of_pictures(image_size: int) -> None:
-    model = HierarchicalImageTransformer(SKELETON_REGIONS, **SMALL, image_size=image_size).eval()
+    model = HierarchicalImageTransformer(SKELETON_REGIONS, SMALL, image_size=image_size).eval()
     assert model(torch.zeros(2, 143, 3)).shape == (2, 1, image_size, image_size)
 
 
 def test_gradients_reach_all_that_trains() -> None:
-    model = HierarchicalKeypointTransformer(num_decoder_layers=1, **SMALL)
+    model = HierarchicalKeypointTransformer(SMALL, num_decoder_layers=1)
     model(torch.randn(2, 68, 3)).square().mean().backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []

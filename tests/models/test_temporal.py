@@ -1,21 +1,19 @@
 """The temporal model against golden numbers; padding changes nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from test_hierarchical import SMALL, Weights, part
 
-from uni_sign.models.hierarchical import SKELETON_REGIONS, HierarchicalImageTransformer
-from uni_sign.models.temporal import Fusion, TemporalSkeletonTransformer
+from uni_sign.models.temporal import Fusion, TemporalSizes, TemporalSkeletonTransformer
 
 
 def build(fusion: Fusion, d_global: int) -> TemporalSkeletonTransformer:
-    encoder = HierarchicalImageTransformer(SKELETON_REGIONS, **{**SMALL, "d_global": d_global})
-    sizes = {"d_temporal": 24, "d_final": 20, "nhead": 4, "dim_feedforward": 32}
-    layers = {"num_temporal_layers": 1, "num_decoder_layers": 1}
-    return TemporalSkeletonTransformer(encoder, d_global, 16, **sizes, **layers, fusion_method=fusion).eval()
+    sizes = TemporalSizes(24, 20, nhead=4, num_temporal_layers=1, num_decoder_layers=1, dim_feedforward=32)
+    return TemporalSkeletonTransformer(replace(SMALL, d_global=d_global), sizes, fusion).eval()
 
 
 @pytest.fixture(params=[("concat", 32), ("weighted", 16)], ids=["concat", "weighted"])

@@ -5,6 +5,7 @@ Names of modules are those of the published checkpoints, so are two that nothing
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -37,29 +38,33 @@ def decoder_stack(width: int, heads: int, feedforward: int, layers: int, dropout
     return nn.TransformerDecoder(layer, layers)
 
 
+@dataclass(frozen=True)
+class EncoderSizes:
+    """Widths and depths of a hierarchical encoder; heads and feed-forward of its parts are half of what is given."""
+
+    input_dim: int = 3
+    d_global: int = 256
+    d_region: int = 128
+    nhead: int = 8
+    num_region_layers: int = 2
+    num_interaction_layers: int = 2
+    dim_feedforward: int = 1024
+    dropout: float = 0.1
+
+
 class HierarchicalEncoder(nn.Module):
     """Points (B, P, C) to a global vector (B, d_global) and one a region (B, R, d_region)."""
 
-    def __init__(
-        self,
-        regions: Sequence[tuple[int, int]],
-        input_dim: int = 3,
-        d_global: int = 256,
-        d_region: int = 128,
-        nhead: int = 8,
-        num_region_layers: int = 2,
-        num_interaction_layers: int = 2,
-        dim_feedforward: int = 1024,
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, regions: Sequence[tuple[int, int]], sizes: EncoderSizes) -> None:
         super().__init__()
         self.regions = tuple(regions)
-        self.region_projections = nn.ModuleList(nn.Linear(input_dim, d_region) for _ in regions)
-        stack = partial(encoder_stack, d_region, nhead // 2, dim_feedforward // 2, dropout=dropout)
-        self.region_encoders = nn.ModuleList(stack(layers=num_region_layers) for _ in regions)
-        self.region_interaction = stack(layers=num_interaction_layers)
-        self.global_attention = nn.MultiheadAttention(d_region, nhead // 2, dropout, batch_first=True)
-        self.global_proj = nn.Linear(d_region, d_global)
+        width, heads = sizes.d_region, sizes.nhead // 2
+        stack = partial(encoder_stack, width, heads, sizes.dim_feedforward // 2, dropout=sizes.dropout)
+        self.region_projections = nn.ModuleList(nn.Linear(sizes.input_dim, width) for _ in regions)
+        self.region_encoders = nn.ModuleList(stack(layers=sizes.num_region_layers) for _ in regions)
+        self.region_interaction = stack(layers=sizes.num_interaction_layers)
+        self.global_attention = nn.MultiheadAttention(width, heads, sizes.dropout, batch_first=True)
+        self.global_proj = nn.Linear(width, sizes.d_global)
 
     def encode(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Points (B, P, C) to (B, d_global) and (B, R, d_region)."""
@@ -84,27 +89,15 @@ def joined(global_vector: Tensor, regional: Tensor) -> Tensor:
 class HierarchicalKeypointTransformer(HierarchicalEncoder):
     """Faces of 68 points (B, 68, C) to themselves, through a global vector and eight regions."""
 
-    def __init__(
-        self,
-        input_dim: int = 3,
-        d_global: int = 256,
-        d_region: int = 128,
-        nhead: int = 8,
-        num_region_layers: int = 2,
-        num_interaction_layers: int = 2,
-        num_decoder_layers: int = 4,
-        dim_feedforward: int = 1024,
-        dropout: float = 0.1,
-    ) -> None:
-        layers = (num_region_layers, num_interaction_layers)
-        super().__init__(FACE_REGIONS, input_dim, d_global, d_region, nhead, *layers, dim_feedforward, dropout)
+    def __init__(self, sizes: EncoderSizes, num_decoder_layers: int = 4) -> None:
+        super().__init__(FACE_REGIONS, sizes)
         # Of the published checkpoints; nothing uses it.
-        self.global_aggregator = nn.Sequential(nn.Linear(d_region, d_global), nn.LayerNorm(d_global))
+        self.global_aggregator = nn.Sequential(nn.Linear(sizes.d_region, sizes.d_global), nn.LayerNorm(sizes.d_global))
         self.global_aggregator.requires_grad_(False)
-        width = d_global + d_region
+        width = sizes.d_global + sizes.d_region
         self.decoder_queries = nn.Parameter(torch.randn(FACE_REGIONS[-1][1], width))
-        self.decoder = decoder_stack(width, nhead, dim_feedforward, num_decoder_layers, dropout)
-        self.output_projection = nn.Linear(width, input_dim)
+        self.decoder = decoder_stack(width, sizes.nhead, sizes.dim_feedforward, num_decoder_layers, sizes.dropout)
+        self.output_projection = nn.Linear(width, sizes.input_dim)
 
     def forward(self, points: Tensor) -> Tensor:
         """Points (B, 68, C) to (B, 68, C)."""
@@ -141,22 +134,9 @@ class ImageDecoder(nn.Module):
 class HierarchicalImageTransformer(HierarchicalEncoder):
     """Points (B, P, C) to a picture (B, 1, size, size) in [-1, 1]."""
 
-    def __init__(
-        self,
-        regions: Sequence[tuple[int, int]],
-        input_dim: int = 3,
-        d_global: int = 256,
-        d_region: int = 128,
-        nhead: int = 8,
-        num_region_layers: int = 2,
-        num_interaction_layers: int = 2,
-        dim_feedforward: int = 1024,
-        dropout: float = 0.1,
-        image_size: int = 256,
-    ) -> None:
-        layers = (num_region_layers, num_interaction_layers)
-        super().__init__(regions, input_dim, d_global, d_region, nhead, *layers, dim_feedforward, dropout)
-        self.image_decoder = ImageDecoder(d_global + d_region, d_global, image_size)
+    def __init__(self, regions: Sequence[tuple[int, int]], sizes: EncoderSizes, image_size: int = 256) -> None:
+        super().__init__(regions, sizes)
+        self.image_decoder = ImageDecoder(sizes.d_global + sizes.d_region, sizes.d_global, image_size)
 
     def forward(self, points: Tensor) -> Tensor:
         """Points (B, P, C) to (B, 1, size, size)."""

@@ -1,5 +1,7 @@
 """Skeletons of a clip to one vector, two local ones, and one a frame."""
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from uni_sign.models.hierarchical import (
     SKELETON_REGIONS,
+    EncoderSizes,
     HierarchicalImageTransformer,
     decoder_stack,
     encoder_stack,
@@ -17,57 +20,51 @@ Fusion = Literal["concat", "weighted"]
 POINTS, AXES = 143, 3
 
 
+@dataclass(frozen=True)
+class TemporalSizes:
+    """Widths and depths of the temporal model."""
+
+    d_temporal: int = 512
+    d_final: int = 512
+    nhead: int = 8
+    num_temporal_layers: int = 4
+    num_decoder_layers: int = 4
+    dim_feedforward: int = 2048
+    dropout: float = 0.1
+
+
 class TemporalSkeletonTransformer(nn.Module):
     """Frames (B, T, 143, 3) to global (B, d_final), local (B, 2, d_final) and temporal (B, T, d_temporal) vectors.
 
-    Frames whose mask is True are padding: nothing depends on them, neither attention nor pooling.
+    Frames whose mask is True are padding: nothing depends on them, neither attention nor pooling. ``frame_sizes`` are
+    those of the frame encoder; with ``weighted`` fusion its d_global must be its d_region.
     """
 
-    def __init__(
-        self,
-        frame_encoder: HierarchicalImageTransformer,
-        d_global: int = 256,
-        d_region: int = 128,
-        d_temporal: int = 512,
-        d_final: int = 512,
-        nhead: int = 8,
-        num_temporal_layers: int = 4,
-        num_decoder_layers: int = 4,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        fusion_method: Fusion = "concat",
-    ) -> None:
+    def __init__(self, frame_sizes: EncoderSizes, sizes: TemporalSizes, fusion_method: Fusion = "concat") -> None:
         super().__init__()
-        regions = len(SKELETON_REGIONS)
-        self.frame_encoder, self.fusion_method = frame_encoder, fusion_method
-        fused = d_global + regions * d_region
+        d_region, regions = frame_sizes.d_region, len(SKELETON_REGIONS)
+        self.frame_encoder = HierarchicalImageTransformer(SKELETON_REGIONS, frame_sizes)
+        self.fusion_method = fusion_method
+        of_frame = frame_sizes.d_global + regions * d_region
         if fusion_method == "weighted":
-            self.region_weight = nn.Parameter(torch.ones(regions))
-            fused = d_region
-            if d_global != d_region:
+            if frame_sizes.d_global != d_region:
                 raise ValueError("weighted fusion adds the global vector to the regions: d_global must be d_region")
-        self.fusion = nn.Sequential(
-            nn.Linear(fused, d_temporal), nn.LayerNorm(d_temporal), nn.ReLU(), nn.Dropout(dropout)
-        )
-        self.temporal_encoder = encoder_stack(d_temporal, nhead, dim_feedforward, num_temporal_layers, dropout)
-        self.global_query = nn.Parameter(torch.randn(1, 1, d_temporal))
-        self.global_attention = nn.MultiheadAttention(d_temporal, nhead, dropout, batch_first=True)
-        self.global_proj = nn.Linear(d_temporal, d_final)
-        self.local_queries = nn.Parameter(torch.randn(2, 1, d_temporal))
-        self.local_attentions = nn.ModuleList(
-            nn.MultiheadAttention(d_temporal, nhead, dropout, batch_first=True) for _ in range(2)
-        )
-        self.local_projs = nn.ModuleList(nn.Linear(d_temporal, d_final) for _ in range(2))
-        self.decoder_proj = nn.Linear(d_final, d_temporal)
-        self.temporal_decoder = decoder_stack(d_temporal, nhead, dim_feedforward, num_decoder_layers, dropout)
-        self.output_proj = nn.Linear(d_temporal, d_global + regions * d_region)
-        self.frame_decoder_proj = nn.Sequential(
-            nn.Linear(d_global + regions * d_region, dim_feedforward),
-            nn.LayerNorm(dim_feedforward),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(dim_feedforward, POINTS * AXES),
-        )
+            self.region_weight = nn.Parameter(torch.ones(regions))
+        width, rest = sizes.d_temporal, (sizes.nhead, sizes.dim_feedforward)
+        self.fusion = _joint(d_region if fusion_method == "weighted" else of_frame, width, sizes.dropout)
+        self.temporal_encoder = encoder_stack(width, *rest, sizes.num_temporal_layers, sizes.dropout)
+        attention = partial(nn.MultiheadAttention, width, sizes.nhead, sizes.dropout, batch_first=True)
+        self.global_query = nn.Parameter(torch.randn(1, 1, width))
+        self.global_attention = attention()
+        self.global_proj = nn.Linear(width, sizes.d_final)
+        self.local_queries = nn.Parameter(torch.randn(2, 1, width))
+        self.local_attentions = nn.ModuleList(attention() for _ in range(2))
+        self.local_projs = nn.ModuleList(nn.Linear(width, sizes.d_final) for _ in range(2))
+        self.decoder_proj = nn.Linear(sizes.d_final, width)
+        self.temporal_decoder = decoder_stack(width, *rest, sizes.num_decoder_layers, sizes.dropout)
+        self.output_proj = nn.Linear(width, of_frame)
+        self.frame_decoder_proj = _joint(of_frame, sizes.dim_feedforward, sizes.dropout)
+        self.frame_decoder_proj.append(nn.Linear(sizes.dim_feedforward, POINTS * AXES))
 
     def forward(self, frames: Tensor, padding: Tensor | None = None) -> "Representation":
         """Frames (B, T, 143, 3), padding (B, T) bool."""
@@ -110,6 +107,10 @@ class TemporalSkeletonTransformer(nn.Module):
             return temporal.new_zeros(len(temporal), self.global_proj.out_features)
         pooled: Tensor = self.local_projs[number](_pooled(self.local_attentions[number], query, frames, own))
         return pooled if own is None else pooled.masked_fill(own.all(dim=1, keepdim=True), 0.0)
+
+
+def _joint(width: int, into: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, into), nn.LayerNorm(into), nn.ReLU(), nn.Dropout(dropout))
 
 
 class Representation(NamedTuple):
