@@ -1,6 +1,7 @@
 """The usable clips of a split: its labels, joined with the files that are there."""
 
 import os
+import stat
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ def read_split(corpus: Corpus, task: str, split: str, videos: bool = False, stat
     found: list[tuple[str, str, str, int, int]] = []  # pose file, description, video; size and time of change
     for row, (key, stem, problem) in enumerate(zip(labels.keys, labels.stems, labels.problems, strict=True)):
         pose_file = None if problem else _pose_file(stem, files)
-        if pose_file is None:
+        path_text = f"{pose_dir}/{pose_file}"
+        state = pose_file and (states[pose_file] if states else _state(path_text))
+        if not pose_file or not state:
             said = f"{path}: clip {key}: {NO_POSE_FILE} {stem}.pkl in {corpus.pose_dir}, nor .npz or .pose."
             problems.append(problem or one_line(said))
             continue
@@ -52,8 +55,7 @@ def read_split(corpus: Corpus, task: str, split: str, videos: bool = False, stat
         text = f"{labels.names[row]}.json"
         description = os.path.join(described, text) if described and text in described_names else ""
         usable.append(row)
-        path_text = f"{pose_dir}/{pose_file}"
-        found.append((path_text, description, video, *(states[pose_file] if states else _state(path_text))))
+        found.append((path_text, description, video, *state))
     if not usable:
         first = problems[0] if problems else f"{path} is empty"
         raise InputError(f"No usable clip in split {split!r} of {corpus.name}: {first}")
@@ -100,18 +102,17 @@ def _video(named: str, stem: str, corpus: Corpus, names: set[str]) -> str:
 
 def _file_names(folder: Path) -> set[str]:
     try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
+        return set(os.listdir(folder))
     except OSError as error:
         raise InputError(
             f"The pose folder {folder} cannot be read ({error.strerror}): put the pose files there, or set --data_root."
         ) from error
 
 
-def _state(path: str) -> tuple[int, int]:
-    """Size in bytes and time of change of a file; of one that has vanished meanwhile none, as its clip will say."""
+def _state(path: str) -> tuple[int, int] | None:
+    """Size in bytes and time of change of a file; None where it is no file, such as a link that leads nowhere."""
     try:
         state = os.stat(path)
     except OSError:
-        return 0, 0
-    return state.st_size, state.st_mtime_ns
+        return None
+    return (state.st_size, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
