@@ -149,3 +149,8 @@ def test_an_image_branch_that_cannot_learn_is_told(demo_root: Path, tmp_path: Pa
     dead = make_stage(demo_root, rgb_support=True, finetune=str(tmp_path / "rgb.pth"))
     dead.build_model()
     assert [note for note in dead.notes if "the gate of the hand crops is all zero" in note]
+
+
+def test_a_folder_of_fetched_shards_needs_a_stream() -> None:
+    assert FineTuningConfig(stream_cache="x").conflicts() == "--stream_cache needs --stream"
+    assert FineTuningConfig(stream_cache="x", stream="y").conflicts() is None

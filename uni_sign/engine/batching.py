@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from uni_sign.engine.mixing import Draws
+from uni_sign.engine.mixing import Draws, places_by
 from uni_sign.stages.base import Mixture
 
 # Clips of similar length are sought among this many global batches.
@@ -158,7 +158,7 @@ def _plan_files_by_clips(
 
 def _dealt(files: Files, rng: np.random.Generator) -> list[list[np.ndarray]]:
     """The clips of each file, the files in random order and dealt to the machines, about as many clips to each."""
-    by_file = _by_file(files.file_of)
+    by_file = places_by(files.file_of)
     hands: list[list[np.ndarray]] = [[] for _ in range(files.machines)]
     held = [0] * files.machines
     for number in rng.permutation(len(by_file)):
@@ -166,11 +166,6 @@ def _dealt(files: Files, rng: np.random.Generator) -> list[list[np.ndarray]]:
         hands[fewest].append(by_file[number])
         held[fewest] += len(by_file[number])
     return hands
-
-
-def _by_file(file_of: np.ndarray) -> list[np.ndarray]:
-    order = np.argsort(file_of, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(file_of[order])) + 1) if len(order) else []
 
 
 def _line(by_file: list[np.ndarray], mixed: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +187,7 @@ def _plan_pools_by_frames(
     frames: np.ndarray, shape: BatchShape, files: Files, seed: int, rng: np.random.Generator
 ) -> list[list[np.ndarray]]:
     """Pools of ``mixed`` files, the same in every epoch, so that these have as many windows; one pool at a time."""
-    by_file = _by_file(files.file_of)
+    by_file = places_by(files.file_of)
     order = np.random.default_rng(seed).permutation(len(by_file))
     starts = np.arange(0, len(order), files.mixed)
     plan = []

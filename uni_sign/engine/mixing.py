@@ -23,7 +23,7 @@ class Draws:
         self._strata: list[tuple[np.ndarray, int]] = []
         for corpus, take in enumerate(takes(mixture)):
             items = np.flatnonzero(mixture.corpus_of == corpus)
-            of_class = _by_class(items, classes[items])
+            of_class = [items[places] for places in places_by(classes[items])]
             # Rounded at the bounds, not class by class, so that the sum is right; a small class is not left out.
             bounds = np.cumsum([0, *map(len, of_class)]) * take / max(1, len(items))
             counts = np.maximum(np.diff(np.rint(bounds).astype(np.int64)), 1)
@@ -43,6 +43,7 @@ class Draws:
         return np.concatenate(orders)[start : start + take]
 
 
-def _by_class(items: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:
-    order = np.argsort(classes, kind="stable")
-    return np.split(items[order], np.flatnonzero(np.diff(classes[order])) + 1) if len(items) else []
+def places_by(numbers: np.ndarray) -> list[np.ndarray]:
+    """Where each number stands among these (n,), from the lowest number on."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []

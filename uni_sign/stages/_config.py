@@ -64,6 +64,8 @@ class TranslationConfig:
             return "--rgb_backbone needs --rgb_support"
         if self.rgb_support and self.hidden_dim % 8:
             return f"--hidden_dim {self.hidden_dim} must be a multiple of 8 with --rgb_support: its heads are eight"
+        if self.stream_cache and not self.stream:
+            return "--stream_cache needs --stream"
         if not self.use_descriptions:
             for name in ("text_encoder_freeze", "fusion_only", "fusion_checkpoint", "text_dropout_p"):
                 if getattr(self, name):
