@@ -10,7 +10,9 @@ import pytest
 import yaml
 from commands import ROOT, SMALL, launcher, losses, shell
 
+from uni_sign.commands.prepare import prepare
 from uni_sign.data.corpora import SPLITS
+from uni_sign.stages.fine_tuning import FineTuning, FineTuningConfig
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +24,16 @@ def root(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus = {"name": "Small", "language": "English", "labels": files, "pose_dir": "dataset/Demo/pose_format"}
     (root / "small.yaml").write_text(yaml.safe_dump(corpus), encoding="utf-8")
     return root
+
+
+def test_corpora_that_share_a_folder_of_shards_read_it_once(root: Path, tmp_path: Path) -> None:
+    data = tmp_path / "root"
+    shutil.copytree(root, data)
+    assert prepare(["--dataset", "Demo", "--data_root", str(data)]) == 0
+    config = FineTuningConfig(dataset=f"Demo,{data / 'small.yaml'}", data_root=data)
+    shards = FineTuning(config, seed=0).shards
+    assert shards is not None
+    assert len(set(shards.files)) == len(shards.files) > 0
 
 
 def test_any_number_of_processes_trains_on_the_same_mixture(root: Path, tmp_path: Path) -> None:

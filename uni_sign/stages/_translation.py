@@ -190,13 +190,13 @@ class Translation:
         """Prepared poses, where there are any."""
         if self.stream is not None:
             return Shards(source=self.stream)
-        return open_shards(*(corpus.shard_dir for corpus in self.corpora))
+        return open_shards(*dict.fromkeys(corpus.shard_dir for corpus in self.corpora))
 
     @cached_property
     def crop_shards(self) -> CropShards | None:
         """Prepared hand crops, where there are any and they are used."""
         folders = [corpus.crop_dir for corpus in self.corpora if self.config.rgb_support]
-        return open_crop_shards(*folders)
+        return open_crop_shards(*dict.fromkeys(folders))
 
     @cached_property
     def text_encoder(self) -> FrozenTextEncoder | None:
