@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "uni_sign.drawing": ("uni_sign.errors",),
     "uni_sign.canvas": ("uni_sign.errors",),
     "uni_sign.skeletons": ("uni_sign.canvas", "uni_sign.data.wholebody", "uni_sign.errors"),
+    "uni_sign.data.skeleton_images": ("uni_sign.data", "uni_sign.canvas"),
     "uni_sign.metrics": ("uni_sign.metrics", "uni_sign.errors"),
     "uni_sign.data": ("uni_sign.data", "uni_sign.yaml_files", "uni_sign.errors"),
     "uni_sign.models": ("uni_sign.models", "uni_sign.errors"),

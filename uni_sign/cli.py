@@ -1,4 +1,4 @@
-"""The `uni-sign` command: train, evaluate, infer, show, view, demo-data, prepare, extract, doctor, trim, export."""
+"""The `uni-sign` command: train, evaluate, infer, pipeline, show, view, demo-data, prepare, extract, doctor, ..."""
 
 import gc
 import os
@@ -6,7 +6,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ _HELP = """usage: uni-sign COMMAND ...
   train STAGE [flags]             train; stages: {stages}
   evaluate --checkpoint F [flags] score the held-out splits with a finished run's weights and flags
   infer --checkpoint F --poses P  pose file or folder in, JSON lines of text out
+  infer STAGE --checkpoint F      a trained model of the keypoint pipeline over its data: pictures, vectors, text
+  pipeline [flags]                skeleton, temporal, extraction, alignment and generated text, one after the other
   show OUTPUT_DIR                 a finished run: translations, scores, where its files lie
   view CLIP [flags]               draw a clip's skeleton, raw and as the model sees it: PNG or GIF
-  demo-data [--videos]            make the embedded Demo corpus
+  demo-data [--videos|--keypoints]  make the embedded Demo corpus, or the keypoint pipeline's
   prepare [flags]                 poses to shards that training reads by memory mapping
   extract [flags]                 videos to pose files of 133 points, by local ONNX models
   doctor [STAGE] [flags]          check everything before training
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "infer": _infer,
+        "pipeline": _pipeline,
         "show": _show,
         "view": _view,
         "demo-data": _demo_data,
@@ -93,9 +96,11 @@ def _train(words: list[str]) -> int:
     name, flags = _split_stage(words, None)
     stage_type = load_stage(name)
     if {"-h", "--help"} & set(flags):
-        build_parser(TrainConfig, stage_type.Config, program=f"uni-sign train {name}").print_help()
+        program = f"uni-sign train {name}"
+        build_parser(TrainConfig, stage_type.Config, program=program, defaults=stage_type.defaults).print_help()
         return 0
-    config, stage_config = parse_flags(flags, TrainConfig, stage_type.Config)
+    kinds = (TrainConfig, stage_type.Config)
+    config, stage_config = parse_flags(flags, *kinds, defaults=stage_type.defaults, section=stage_type.name)
     return _run(stage_type(stage_config, config.seed), config, as_plain(config, stage_config))
 
 
@@ -137,6 +142,8 @@ def _evaluate(words: list[str]) -> int:
 
 
 def _infer(words: list[str]) -> int:
+    if words and not words[0].startswith("-"):
+        return _infer_stage(words[0].replace("-", "_"), words[1:])
     from uni_sign.commands.checkpoints import CheckpointConfig
     from uni_sign.commands.infer import InferConfig, infer
 
@@ -145,6 +152,49 @@ def _infer(words: list[str]) -> int:
         print(_STAGE_FLAGS)
         return 0
     return infer(words)
+
+
+def _infer_stage(name: str, words: list[str]) -> int:
+    load_stage(name)
+    config: type
+    run: Callable[[str, Sequence[str]], int]
+    # Each imports what it needs alone.
+    if name == "temporal":
+        from uni_sign.commands.infer_temporal import TemporalInferConfig as config
+        from uni_sign.commands.infer_temporal import infer_temporal as run
+    elif name == "alignment":
+        from uni_sign.commands.infer_alignment import AlignmentInferConfig as config
+        from uni_sign.commands.infer_alignment import infer_alignment as run
+    elif name in ("skeleton", "hierarchical_image", "hierarchical_keypoint"):
+        from uni_sign.commands.infer_pictures import PicturesConfig as config
+        from uni_sign.commands.infer_pictures import infer_pictures as run
+    else:
+        raise InputError(
+            f"{name} writes text of pose files: leave its name out, uni-sign infer --checkpoint F --poses P."
+        )
+    if {"-h", "--help"} & set(words):
+        from uni_sign.commands.checkpoints import CheckpointConfig
+
+        build_parser(CheckpointConfig, config, program=f"uni-sign infer {name}").print_help()
+        print(_STAGE_FLAGS)
+        return 0
+    return run(name, words)
+
+
+def _pipeline(words: list[str]) -> int:
+    from uni_sign.commands.pipeline import STATUS_PREEMPTED, pipeline, pipeline_parser
+
+    if {"-h", "--help"} & set(words):
+        pipeline_parser().print_help()
+        return 0
+    try:
+        return pipeline(words)
+    except RunError as error:
+        _complain(str(error))
+        return STATUS_FAILED
+    except Preempted as stop:
+        _complain(str(stop), kind="stopped")
+        return STATUS_PREEMPTED
 
 
 def _show(words: list[str]) -> int:
@@ -173,7 +223,15 @@ def _demo_data(words: list[str]) -> int:
     parser.add_argument("--data_root", type=Path, default=Path("."), help="where to put it (default: .)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the corpus (default: 0)")
     parser.add_argument("--videos", action="store_true", help="render a small video of every clip, too")
+    parser.add_argument(
+        "--keypoints", action="store_true", help="the keypoint pipeline's clips in keypoint_demo/ alone"
+    )
     known = parser.parse_words(words)
+    if known.keypoints:
+        from uni_sign.data.demo.holistic import generate_holistic
+
+        print(f"{generate_holistic(known.data_root, seed=known.seed)} is complete.")
+        return 0
     generate(known.data_root, seed=known.seed, videos=known.videos)
     return 0
 

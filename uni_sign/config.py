@@ -57,7 +57,7 @@ class TrainConfig:
         "", "continue a stopped run: auto (newest complete checkpoint in output_dir) or a checkpoint folder"
     )
     seed: int = flag(42, "seed of weights, order, frame choice and dropout", check=between(0, 2**31 - 1))
-    epochs: int = flag(20, "passes over the training split", check=at_least(1))
+    epochs: int = flag(20, "passes over the training split", check=at_least(1), aliases=("stage1_epochs",))
     max_steps: int = flag(0, "stop after this many optimizer steps; 0: no limit", check=at_least(0))
     batch_size: int = flag(16, "clips per process and micro-batch; with --frames_per_batch the most", check=at_least(1))
     frames_per_batch: int = flag(
@@ -82,7 +82,11 @@ class TrainConfig:
     opt_eps: float = flag(1e-9, "epsilon of AdamW", check=above(0))
     opt_betas: tuple[float, float] = flag((0.9, 0.999), "the two betas of AdamW", check=_betas)
     weight_decay: float = flag(1e-4, "weight decay of matrices (biases and norms have none)", check=at_least(0))
-    sched: Literal["cosine", "linear", "constant"] = flag("cosine", "course of the learning rate after warm-up")
+    sched: Literal["cosine", "linear", "constant", "plateau"] = flag(
+        "cosine", "course of the learning rate after warm-up; plateau: lower where the monitored score stands still"
+    )
+    plateau_factor: float = flag(0.5, "what --sched plateau multiplies the learning rate by", check=between(0.01, 0.99))
+    plateau_patience: int = flag(10, "evaluations in a row without a better score before that", check=at_least(0))
     lr: float = flag(1e-3, "highest learning rate", check=above(0))
     min_lr: float = flag(1e-8, "learning rate at the end of the schedule", check=at_least(0))
     warmup_epochs: float = flag(0.0, "epochs of linear warm-up", check=at_least(0))
@@ -175,18 +179,20 @@ def parse_flags(
     program: str = "uni-sign train",
     defaults: Mapping[str, Any] | None = None,
     source: str = "the defaults",
+    section: str = "",
 ) -> list[Any]:
     """One checked instance per dataclass in ``kinds``; flags win over ``--config FILE``, that over ``defaults``.
 
-    ``source`` says in errors where the defaults come from. Dashes and underscores in flag names are the same.
-    Raises InputError for anything unknown or impossible.
+    ``source`` says in errors where the defaults come from; ``section``: see `section_of`.
+    Dashes and underscores in flag names are the same. Raises InputError for anything unknown or impossible.
     """
     fields = {field.name: (kind, field) for kind in kinds for field in dataclasses.fields(kind)}
     known = build_parser(*kinds, program=program).parse_words(argv)
     given = {name: value for name, value in vars(known).items() if name != "config"}
     values = converted(defaults or {}, kinds, source)
     if known.config:
-        values |= converted(read_mapping(known.config), kinds, str(known.config))
+        content = section_of(read_mapping(known.config), section, str(known.config))
+        values |= converted(content, kinds, str(known.config))
     values |= given
     made = []
     for kind in kinds:
@@ -196,21 +202,37 @@ def parse_flags(
     return made
 
 
-def build_parser(*kinds: Any, program: str, add_help: bool = True) -> Parser:
-    """The argparse parser of these dataclasses: a flag a field, grouped by dataclass, nothing abbreviated."""
+def section_of(content: Mapping[str, Any], section: str, source: str) -> Mapping[str, Any]:
+    """The flags of one stage in a file of several, those under its ``model`` and ``training``; of another file all."""
+    part = content.get(section) if section else None
+    if not isinstance(part, Mapping):
+        return content
+    unknown = sorted(set(part) - {"model", "training", "inference"})
+    wrong = [name for name, flags in part.items() if not isinstance(flags, Mapping)]
+    if unknown or wrong:
+        raise InputError(
+            f"{source}: {section} holds {(unknown + wrong)[0]}, where model, training and inference are due."
+        )
+    return {**part.get("model", {}), **part.get("training", {})}
+
+
+def build_parser(*kinds: Any, program: str, add_help: bool = True, defaults: Mapping[str, Any] | None = None) -> Parser:
+    """The argparse parser of these dataclasses: a flag a field, grouped by dataclass, nothing abbreviated.
+
+    ``defaults``: those that --help tells instead of the fields' own.
+    """
     parser = Parser(prog=program, argument_default=argparse.SUPPRESS, add_help=add_help)
     parser.add_argument("--config", type=Path, default=None, help="YAML or JSON file of flags; the command line wins")
     for kind in kinds:
         group = parser.add_argument_group(kind.__doc__.splitlines()[0])
         hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
-            _add_flag(group, field, hints[field.name])
+            _add_flag(group, field, hints[field.name], (defaults or {}).get(field.name, field.default))
     return parser
 
 
-def _add_flag(group: Any, field: Any, hint: Any) -> None:
+def _add_flag(group: Any, field: Any, hint: Any, default: Any) -> None:
     names = [f"--{name}" for name in (field.name, *field.metadata["aliases"])]
-    default = field.default
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     help_text = field.metadata["help"].replace("%", "%%")
     if shown not in ("", None):

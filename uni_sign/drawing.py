@@ -32,6 +32,38 @@ def heat_map(rows: Sequence[tuple[str, np.ndarray]], title: str, value_name: str
     return figure
 
 
+def picture_grid(rows: Sequence[tuple[str, np.ndarray]], title: str) -> Figure:
+    """Rows of grey pictures, (label, (N, H, W) uint8), one below the other; those of a column belong together."""
+    columns = len(rows[0][1])
+    figure = Figure(figsize=(1.2 + 1.6 * columns, 0.6 + 1.6 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for panels_of_row, (label, pictures) in zip(panels, rows, strict=True):
+        for axes, picture in zip(panels_of_row, pictures, strict=True):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_color(_GRID)
+        panels_of_row[0].set_ylabel(label, color=_INK)
+    figure.suptitle(title, fontsize=11, color=_INK, x=0.01, ha="left")
+    return figure
+
+
+def matrix(labels: Sequence[str], values: np.ndarray, title: str, scale: str = "cosine similarity") -> Figure:
+    """What clips are to one another, (N, N), each named where there are few enough to read."""
+    side = 3.0 + 0.16 * min(len(labels), 48)
+    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(values, cmap=_SCALE, interpolation="nearest")
+    if len(labels) <= 48:
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
+        axes.set_yticks(range(len(labels)), labels, fontsize=6)
+    axes.set_title(title, loc="left", fontsize=11, color=_INK)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label=scale, fraction=0.04, pad=0.02)
+    return figure
+
+
 def loss_curve(records: Sequence[Mapping[str, Any]], monitor: str) -> Figure:
     """Training loss over optimizer steps, and below it the monitored score where there is one."""
     losses = [(r["step"], r["train/loss"]) for r in records if "train/loss" in r]

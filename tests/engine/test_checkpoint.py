@@ -19,6 +19,7 @@ from torch import nn
 from uni_sign.engine import checkpoint
 from uni_sign.engine.checkpoint import RunState, find_resume, load_best, problem_of, read_state
 from uni_sign.errors import InputError
+from uni_sign.stages.base import BestFile
 
 FILES = {"state.json": b"{}", "rng_0.pt": b"12345", "deepspeed/shard.pt": b"1234567"}
 
@@ -270,13 +271,16 @@ def test_best_weights_round_trip(tmp_path: Path) -> None:
     trained, fresh = Tied(), Tied()
     trained.norm(torch.randn(4, 3))
     path = tmp_path / "best_checkpoint.pth"
-    checkpoint.save_best(accelerator, nn.ModuleDict({"model": trained}), {"step": 3}, path)
+    best = BestFile("best_checkpoint.pth", "model", "optimizer")
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.5)
+    checkpoint.save_best(accelerator, nn.ModuleDict({"model": trained}), optimizer, {"step": 3}, best, tmp_path)
     stored = torch.load(path, weights_only=True)
     assert stored["step"] == 3
     assert set(stored["model"]) == set(trained.state_dict())
     assert stored["model"]["a.weight"].data_ptr() == stored["model"]["b.weight"].data_ptr()
     assert [file.name for file in tmp_path.iterdir()] == ["best_checkpoint.pth"]
-    load_best(fresh, path)
+    assert stored["optimizer"] == optimizer.state_dict()
+    load_best(fresh, path, "model")
     for name, value in trained.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], value), name
     assert fresh.b.weight is fresh.a.weight

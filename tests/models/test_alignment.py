@@ -22,10 +22,10 @@ def model(golden: Callable[[str], Any], golden_weights: Weights) -> VideoLanguag
 @torch.no_grad()
 def test_golden_numbers(model: VideoLanguageAlignment, golden: Callable[[str], Any]) -> None:
     numbers = {name: torch.from_numpy(value) for name, value in golden("09_keypoint_io.npz").items() if "align" in name}
-    states, mask = model.encoder_states(numbers["align/global"], numbers["align/local"])
+    states, mask = model(numbers["align/global"], numbers["align/local"])
     torch.testing.assert_close(states, numbers["align/video_embedding"], atol=1e-5, rtol=1e-5)
     ids, labels = numbers["align/ids"], numbers["align/labels"]
-    logits = model(states, mask, ids[:, :-1])
+    logits = model.logits(states, mask, ids[:, :-1])
     seen = numbers["align/attention_mask"][:, :-1] > 0  # padded places attended to one another there
     torch.testing.assert_close(logits[seen], numbers["align/logits"][seen], atol=1e-5, rtol=1e-5)
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
@@ -35,8 +35,8 @@ def test_golden_numbers(model: VideoLanguageAlignment, golden: Callable[[str], A
 
 
 def test_what_nothing_uses_does_not_train(model: VideoLanguageAlignment) -> None:
-    states, mask = model.encoder_states(torch.randn(2, 20), torch.randn(2, 2, 20))
-    model(states, mask, torch.tensor([[2, 5, 6], [2, 7, 8]])).square().mean().backward()
+    states, mask = model(torch.randn(2, 20), torch.randn(2, 2, 20))
+    model.logits(states, mask, torch.tensor([[2, 5, 6], [2, 7, 8]])).square().mean().backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
@@ -50,7 +50,7 @@ def test_temporal_states_are_attended_to_but_for_padding(golden: Callable[[str],
     vectors, temporal = (torch.randn(2, 20), torch.randn(2, 2, 20)), torch.randn(2, 5, 24)
     padding = (torch.arange(5) >= 3).expand(2, -1)
     ids = torch.tensor([[2, 5, 6], [2, 7, 8]])
-    padded = model(*model.encoder_states(*vectors, temporal, padding), ids)
-    short = model(*model.encoder_states(*vectors, temporal[:, :3]), ids)
+    padded = model.logits(*model(*vectors, temporal, padding), ids)
+    short = model.logits(*model(*vectors, temporal[:, :3]), ids)
     torch.testing.assert_close(padded, short, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(model(*model.encoder_states(*vectors, temporal[:, :2]), ids), short, atol=1e-4)
+    assert not torch.allclose(model.logits(*model(*vectors, temporal[:, :2]), ids), short, atol=1e-4)

@@ -5,6 +5,7 @@ import inspect
 
 import pytest
 
+from uni_sign.config import TrainConfig
 from uni_sign.errors import InputError
 from uni_sign.stages.base import Stage, load_stage, stage_names
 
@@ -23,7 +24,8 @@ def test_a_stage_keeps_the_protocol(name: str) -> None:
     stage = load_stage(name)
     assert stage.name == name
     assert dataclasses.is_dataclass(stage.Config)
-    assert stage.checkpoint_name.endswith(".pth")
+    assert stage.best_file.name.endswith(".pth")
+    assert set(stage.defaults) <= {field.name for field in dataclasses.fields(TrainConfig)}
     for method in METHODS:
         wanted = list(inspect.signature(getattr(Stage, method)).parameters)
         assert list(inspect.signature(getattr(stage, method)).parameters) == wanted, method

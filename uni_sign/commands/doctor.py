@@ -40,7 +40,11 @@ def doctor(stage_name: str, argv: Sequence[str]) -> int:
     """Print the checklist; status 1 where any line fails."""
     stage_type = load_stage(stage_name)
     own, config, stage_config = parse_flags(
-        argv, DoctorConfig, TrainConfig, stage_type.Config, program="uni-sign doctor"
+        argv,
+        *(DoctorConfig, TrainConfig, stage_type.Config),
+        program="uni-sign doctor",
+        defaults=stage_type.defaults,
+        section=stage_type.name,
     )
     stage = stage_type(stage_config, config.seed)
     findings = [*_versions(), *_machine(), _flags(config), _output(config), *stage.examine()]

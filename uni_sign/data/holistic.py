@@ -19,7 +19,7 @@ _LIMIT = 1e6  # of a coordinate: shares of a picture, or its pixels
 
 @dataclass(frozen=True)
 class Frames:
-    """Points (N, 143, 3) float32, zeros where a region is missing; which regions are there (N, 4); and their clips.
+    """Points (N, 143, 3) float32, zeros where a region is missing; which regions are there (N, 4); clips and names.
 
     ``clips``: the folder of each frame's picture, where the file names it; else each frame is a clip of its own.
     """
@@ -27,6 +27,7 @@ class Frames:
     points: np.ndarray
     present: np.ndarray
     clips: list[str]
+    names: list[str]
 
     def __len__(self) -> int:
         return len(self.points)
@@ -86,9 +87,32 @@ def read_frames(path: Path) -> Frames:
     names = content.get("image_paths") if isinstance(content, Mapping) else None
     if names is not None and len(names) == len(listed) and all(isinstance(name, str) for name in names):
         clips = [str(Path(name).parent) for name in names]
-    else:
-        clips = [str(number) for number in range(len(listed))]
-    return Frames(points, present, clips)
+        return Frames(points, present, clips, [str(Path(name).with_suffix("")) for name in names])
+    numbers = [str(number) for number in range(len(listed))]
+    return Frames(points, present, numbers, numbers)
+
+
+def read_faces(path: Path) -> Frames:
+    """`keypoints_data.pkl`: {"keypoints": (N, 68, 3)}, as frames of which nothing else is there.
+
+    Raises InputError, naming the file, for anything else.
+    """
+    content = load_pickle(path)
+    listed = content.get("keypoints") if isinstance(content, Mapping) else content
+    try:
+        faces = np.asarray(listed, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{path} holds no array under 'keypoints': it must be of shape (N, 68, 3).") from None
+    if faces.ndim != 3 or faces.shape[1:] != (REGIONS["face"], AXES) or len(faces) < 2:
+        raise InputError(f"{path}: its keypoints are of shape {faces.shape}, not (N, 68, 3) with N at least 2.")
+    if not (np.abs(faces) <= _LIMIT).all():  # false for NaN, too
+        raise InputError(f"{path} holds a value that no point has, such as NaN: leave such faces out.")
+    points = np.zeros((len(faces), POINTS, AXES), np.float32)
+    points[:, SLICES["face"]] = faces
+    present = np.zeros((len(faces), len(REGIONS)), bool)
+    present[:, list(REGIONS).index("face")] = True
+    numbers = [str(number) for number in range(len(faces))]
+    return Frames(points, present, numbers, numbers)
 
 
 def frames_of(listed: Sequence[Any], where: str) -> tuple[np.ndarray, np.ndarray]:

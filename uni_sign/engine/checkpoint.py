@@ -25,6 +25,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from uni_sign.errors import InputError, one_line
+from uni_sign.stages.base import BestFile
 
 _MANIFEST = "manifest.json"
 _TAG = "deepspeed"
@@ -51,6 +52,8 @@ class RunState:
     seed: int = 0
     vocabulary: str = ""
     order: int = 0
+    lr_scale: float = 1.0
+    stale: int = 0
 
 
 class Checkpoints:
@@ -303,6 +306,8 @@ def _check_types(state: RunState) -> None:
             raise ValueError(f"{counter.name} is no whole number from 0")
     if type(state.best_score) not in (int, float, type(None)) or type(state.tracker_id) not in (str, type(None)):
         raise ValueError("best_score is no number, or tracker_id no text")
+    if type(state.lr_scale) not in (int, float) or not 0 < state.lr_scale <= 1:
+        raise ValueError("lr_scale is no number above 0, and at most 1")
     if type(state.vocabulary) is not str:
         raise ValueError("vocabulary is no text")
 
@@ -374,13 +379,18 @@ def _set_rng_state(state: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-def save_best(accelerator: Accelerator, model: Any, extras: Mapping[str, Any], path: Path) -> None:
-    """Collective: {"model": weights, ...} as one file that `torch.load(weights_only=True)` reads."""
-    weights = _full_weights(accelerator, model)
+def save_best(
+    accelerator: Accelerator, model: Any, optimizer: Any, extras: Mapping[str, Any], best: BestFile, folder: Path
+) -> None:
+    """Collective: weights and ``extras`` as one file that `torch.load(weights_only=True)` reads."""
+    content: dict[str, Any] = {best.weights: _full_weights(accelerator, model), **extras}
+    if best.optimizer and accelerator.distributed_type != DistributedType.DEEPSPEED:
+        content[best.optimizer] = optimizer.state_dict()
+    path = folder / best.name
     with _disk_errors(path):
         if accelerator.is_main_process:
             partial = path.with_suffix(".partial")
-            torch.save({"model": weights, **extras}, partial)
+            torch.save(content, partial)
             _flush(partial)
             partial.replace(path)
     accelerator.wait_for_everyone()
@@ -406,9 +416,9 @@ def _full_weights(accelerator: Accelerator, model: Any) -> dict[str, Tensor]:
     return weights
 
 
-def load_best(model: nn.Module, path: Path) -> None:
+def load_best(model: nn.Module, path: Path, key: str) -> None:
     """Put the weights of a best checkpoint into a prepared, perhaps ZeRO-3-sharded, inner model for evaluation."""
-    weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    weights = torch.load(path, map_location="cpu", weights_only=True)[key]
     own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     with torch.no_grad():
         for name, value in weights.items():

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from uni_sign.engine import checkpoint
 from uni_sign.engine.batching import EvalSampler
 from uni_sign.engine.data_loading import make_loader
+from uni_sign.engine.optim import Plateau, is_gain
 from uni_sign.engine.run import Run, report_problems
 from uni_sign.engine.tracking import write_rows
 from uni_sign.engine.watchdog import any_rank
@@ -63,20 +64,26 @@ def keep_best(run: Run) -> None:
     """Score the monitored split and keep the weights if none so far are better: of equals the longest trained."""
     state, monitor = run.state, run.stage.monitor
     score = evaluate(run, monitor.split("/")[0])[monitor]
+    if run.config.sched == "plateau":
+        gained = is_gain(score, state.best_score, run.stage.higher_is_better)
+        plateau = Plateau(state.lr_scale, state.stale).after(gained, run.config)
+        state.lr_scale, state.stale = plateau.scale, plateau.stale
     sign = 1 if run.stage.higher_is_better else -1
     if state.best_score is None or sign * score >= sign * state.best_score:
         state.best_score, state.best_step = score, state.step
-        path = run.config.output_dir / run.stage.checkpoint_name
         how = {name: getattr(run.config, name) for name in _HOW}
-        extras = {**run.stage.checkpoint_extras(), "run": how, "step": state.step, "score": score}
-        checkpoint.save_best(run.accelerator, run.model, extras, path)
+        progress = {"epoch": state.epoch + 1, "step": state.step, "score": score, monitor.replace("/", "_"): score}
+        extras = {**run.stage.checkpoint_extras(), "run": how, **progress}
+        checkpoint.save_best(
+            run.accelerator, run.model, run.optimizer, extras, run.stage.best_file, run.config.output_dir
+        )
 
 
 def score_held_out(run: Run) -> dict[str, float]:
     """Score every held-out split with the best weights (with ``--eval``: the given ones), into results.json."""
-    best = run.config.output_dir / run.stage.checkpoint_name
+    best = run.config.output_dir / run.stage.best_file.name
     if not run.config.eval and run.state.best_score is not None:
-        checkpoint.load_best(run.inner, best)
+        checkpoint.load_best(run.inner, best, run.stage.best_file.weights)
     scores: dict[str, float] = {}
     for split in run.datasets.splits:
         if split != "train":

@@ -60,7 +60,7 @@ def _train(run: Run) -> None:
     meter = Meter(run)
     while state.epoch < config.epochs and not run.stopped:
         for window, waited in windows(run):
-            lr = run.schedule.lr_at(state.step)
+            lr = run.schedule.lr_at(state.step) * state.lr_scale
             result = optimizer_step(run, window, lr)
             state.step += 1
             state.window += 1

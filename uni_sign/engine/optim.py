@@ -24,7 +24,7 @@ class Schedule:
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
-        if self.kind == "constant":
+        if self.kind in ("constant", "plateau"):
             return self.lr
         fall = 1 - done if self.kind == "linear" else 0.5 * (1 + math.cos(math.pi * done))
         return self.min_lr + (self.lr - self.min_lr) * fall
@@ -39,6 +39,29 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
         warmup=round(config.warmup_epochs * steps_per_epoch),
         total=config.epochs * steps_per_epoch,
     )
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Where ``--sched plateau`` stands: what it multiplies the learning rate by, and evaluations without a gain."""
+
+    scale: float = 1.0
+    stale: int = 0
+
+    def after(self, gained: bool, config: TrainConfig) -> "Plateau":
+        """That after one more evaluation: more of them in a row without a gain than is allowed lower the rate."""
+        if gained:
+            return Plateau(self.scale)
+        if self.stale < config.plateau_patience:
+            return Plateau(self.scale, self.stale + 1)
+        return Plateau(max(self.scale * config.plateau_factor, config.min_lr / config.lr))
+
+
+def is_gain(score: float, best: float | None, higher_is_better: bool) -> bool:
+    """Whether a score is better than the best so far by more than a ten-thousandth of it."""
+    if best is None:
+        return True
+    return (score - best) * (1 if higher_is_better else -1) > 1e-4 * abs(best)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -90,7 +90,7 @@ def check_output_dir(stage: Stage, config: TrainConfig) -> None:
     if config.resume not in ("", "auto"):
         checkpoint.find_resume(config.output_dir, config.resume)
     folder = config.output_dir
-    held = (folder / "log.jsonl").exists() or (folder / stage.checkpoint_name).exists()
+    held = (folder / "log.jsonl").exists() or (folder / stage.best_file.name).exists()
     if held and not config.resume and not config.eval:
         raise InputError(
             f"--output_dir {folder} already holds a run: add --resume auto to go on with it, or choose another folder."
@@ -205,7 +205,7 @@ def _resume(run: Run, plain: dict[str, Any]) -> None:
         tracker.say(f"Resuming from {folder}." if folder else "Nothing to resume yet: starting from the beginning.")
     if folder:
         own, run.state = run.state, checkpoint.read_state(folder, run.state)
-        if not (config.output_dir / run.stage.checkpoint_name).exists():
+        if not (config.output_dir / run.stage.best_file.name).exists():
             run.state.best_score = None  # the best weights stayed in another folder
         checkpoint.load(run.accelerator, run.model, run.optimizer, folder, run.state)
         if run.state.world_size != own.world_size:

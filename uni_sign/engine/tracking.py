@@ -122,8 +122,8 @@ class Tracker:
         write_rows(self.output_dir / f"predictions_{split}.jsonl", result.rows)
         for name, values in result.histograms.items():
             self._histogram(step, f"{split}/{name}", values)
-        if result.heat_maps and self._due(f"heat maps of {split}", of_best):
-            self._heat_maps(step, split, result)
+        if self._due(f"pictures of {split}", of_best):
+            self._pictures(step, split, result)
         if self._wandb:
             import wandb
 
@@ -131,14 +131,20 @@ class Tracker:
             table = wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in result.rows[:_TABLE_ROWS]])
             self._wandb.log({f"{split}/predictions": table}, step=step)
         if self._tensorboard:
-            text = "\n\n".join(f"**{r['name']}** {r['prediction']} | {r['reference']}" for r in result.rows[:10])
+            text = "\n\n".join(" | ".join(map(str, row.values())) for row in result.rows[:10])
             self._tensorboard.add_text(f"{split}/predictions", text, step)
 
-    def _heat_maps(self, step: int, split: str, result: Evaluation) -> None:
-        from uni_sign.drawing import heat_map  # matplotlib, which only the rank that draws need import
+    def _pictures(self, step: int, split: str, result: Evaluation) -> None:
+        if not (result.heat_maps or result.grids or result.matrices):
+            return
+        from uni_sign.drawing import heat_map, matrix, picture_grid  # matplotlib, which only this rank need import
 
         for name, rows in result.heat_maps.items():
             self.figure(step, f"{split}_{name}", heat_map(rows, f"{name} over time, {split}", name))
+        for name, grid in result.grids.items():
+            self.figure(step, f"{split}_{name}", picture_grid(grid, f"{name}, {split}, step {step}"))
+        for name, (labels, values) in result.matrices.items():
+            self.figure(step, f"{split}_{name}", matrix(labels, values, f"{name} of clips, {split}, step {step}"))
 
     def _due(self, picture: str, last: bool) -> bool:
         """Whether to draw a kind of picture: not where that was done a moment ago, but the ``last`` one in any case."""

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers import MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.mbart.modeling_mbart import shift_tokens_right
+
+from uni_sign.models.cross_entropy import output_matrix
 
 UNUSED_MODULES = ("cross_attention.", "mbart.model.encoder.")  # of the published checkpoints
 
@@ -26,6 +29,7 @@ class VideoLanguageAlignment(nn.Module):
     ) -> None:
         super().__init__()
         self.mbart = mbart
+        mbart.lm_head = output_matrix(mbart.lm_head)
         width = mbart.config.d_model
         self.video_projection = nn.Sequential(
             nn.Linear(video_repr_dim, 2 * width),
@@ -44,7 +48,19 @@ class VideoLanguageAlignment(nn.Module):
             if name.startswith(UNUSED_MODULES) and "embed_tokens" not in name:
                 parameter.requires_grad_(False)
 
-    def encoder_states(
+    def freeze_mbart(self) -> None:
+        """From now on mBART neither trains nor drops anything."""
+        self.mbart.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "VideoLanguageAlignment":
+        """Training or evaluation; a frozen mBART stays in evaluation."""
+        super().train(mode)
+        if not self.mbart.model.shared.weight.requires_grad:
+            self.mbart.eval()
+        return self
+
+    def forward(
         self, global_vector: Tensor, local: Tensor, temporal: Tensor | None = None, padding: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """States (B, S, width) that the decoder attends to, and their attention mask (B, S); S: 1, or 1 + T."""
@@ -57,13 +73,26 @@ class VideoLanguageAlignment(nn.Module):
         seen = seen if padding is None else seen.masked_fill(padding, 0)
         return torch.cat([states, self.temporal_projection(temporal)], dim=1), torch.cat([mask, seen], dim=1)
 
-    def forward(self, states: Tensor, mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+    def logits(self, states: Tensor, mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Logits (B, L, vocabulary) after each of the given pieces."""
+        logits: Tensor = self.mbart.lm_head(self._decoded(states, mask, decoder_input_ids))
+        return logits
+
+    def _decoded(self, states: Tensor, mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         decoded = self.mbart.model.decoder(
             input_ids=decoder_input_ids, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=False
         )
-        logits: Tensor = self.mbart.lm_head(decoded.last_hidden_state)
-        return logits
+        hidden: Tensor = decoded.last_hidden_state
+        return hidden
+
+    def summed_loss(self, states: Tensor, mask: Tensor, labels: Tensor, ignored: int, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy summed over the labels (B, L) that are not ``ignored``."""
+        pad = self.mbart.config.pad_token_id
+        given = shift_tokens_right(labels.masked_fill(labels == ignored, pad), pad)
+        hidden = self._decoded(states, mask, given)
+        seen = labels != ignored
+        loss: Tensor = self.mbart.lm_head(hidden[seen], labels[seen], smoothing)
+        return loss
 
     @torch.no_grad()
     def generate(self, states: Tensor, mask: Tensor, num_beams: int, max_length: int, **more: Any) -> Tensor:

@@ -110,6 +110,15 @@ def normalize(cases: Sequence[Case]) -> list[Tensor]:
     return list(_Normalize.apply([case.rule for case in cases], found, frames, ranks, *tensors))
 
 
+def normalize_images(norm: FrameBatchNorm, images: Tensor, shift: Tensor, counted: bool, relu: bool) -> Tensor:
+    """Batch norm of images (n, C, H, W), to which a shift (C,) is to be added before; see `normalize`."""
+    count, channels, *size = images.shape
+    rows = images.transpose(0, 1).reshape(channels, 1, -1)
+    layout = FrameLayout([rows.shape[-1]], counted, images.device)
+    [rows] = normalize([Case(Rule(norm, layout, relu), rows, shift[:, None])])
+    return rows.view(channels, count, *size).transpose(0, 1)
+
+
 def _fixed(case: Case, shift: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     norm = case.rule.norm
     offset = bias[:, None] + shift.float() * (weight * torch.rsqrt(norm.running_var + norm.eps))[:, None]

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uni_sign.models.batch_norm import Case, FrameBatchNorm, Rule, checkpointed, normalize
-from uni_sign.models.frame_layout import FrameLayout
+from uni_sign.models.batch_norm import FrameBatchNorm, checkpointed, normalize_images
 
 CHANNELS = 1280
 # Expansion, kernel, stride, channels in and out, and blocks of each stage.
@@ -35,11 +34,7 @@ class ConvNorm(nn.Sequential):
         conv, norm = self
         assert isinstance(norm, FrameBatchNorm)
         x = conv(images)
-        count, channels, *size = x.shape
-        rows = x.transpose(0, 1).reshape(channels, 1, -1)
-        layout = FrameLayout([rows.shape[-1]], counted, x.device)
-        [rows] = normalize([Case(Rule(norm, layout, relu=False), rows, x.new_zeros(channels, 1))])
-        x = rows.view(channels, count, *size).transpose(0, 1)
+        x = normalize_images(norm, x, x.new_zeros(x.shape[1]), counted, relu=False)
         return F.silu(x) if self.silu else x
 
 

@@ -10,7 +10,10 @@ from functools import partial
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from uni_sign.models.batch_norm import FrameBatchNorm, normalize_images
 
 FACE_REGIONS = ((0, 17), (17, 22), (22, 27), (27, 36), (36, 42), (42, 48), (48, 60), (60, 68))
 SKELETON_REGIONS = ((0, 68), (68, 89), (89, 110), (110, 143))
@@ -53,7 +56,11 @@ class EncoderSizes:
 
 
 class HierarchicalEncoder(nn.Module):
-    """Points (B, P, C) to a global vector (B, d_global) and one a region (B, R, d_region)."""
+    """Points (B, P, C) to a global vector (B, d_global) and one a region (B, R, d_region).
+
+    ``present`` (B, R), bool: nothing depends on the points of a region that is missing, whose vector is zero; where
+    all are missing, all are taken as they are.
+    """
 
     def __init__(self, regions: Sequence[tuple[int, int]], sizes: EncoderSizes) -> None:
         super().__init__()
@@ -66,12 +73,15 @@ class HierarchicalEncoder(nn.Module):
         self.global_attention = nn.MultiheadAttention(width, heads, sizes.dropout, batch_first=True)
         self.global_proj = nn.Linear(width, sizes.d_global)
 
-    def encode(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, points: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Points (B, P, C) to (B, d_global) and (B, R, d_region)."""
         vectors = [self._region(number, points[:, start:end]) for number, (start, end) in enumerate(self.regions)]
-        regional = self.region_interaction(torch.stack(vectors, dim=1))
-        query = regional.mean(dim=1, keepdim=True)
-        pooled, _ = self.global_attention(query, regional, regional, need_weights=False)
+        missing = None if present is None else ~seen_regions(present)
+        regional = self.region_interaction(torch.stack(vectors, dim=1), src_key_padding_mask=missing)
+        query = mean_of_regions(regional, present)[:, None]
+        pooled, _ = self.global_attention(query, regional, regional, key_padding_mask=missing, need_weights=False)
+        if missing is not None:
+            regional = regional.masked_fill(missing[:, :, None], 0.0)
         return self.global_proj(pooled[:, 0]), regional
 
     def _region(self, number: int, points: Tensor) -> Tensor:
@@ -79,6 +89,20 @@ class HierarchicalEncoder(nn.Module):
         hidden = hidden + sinusoidal_positions(hidden.shape[1], hidden.shape[2], hidden)
         encoded: Tensor = self.region_encoders[number](hidden)
         return encoded.mean(dim=1)
+
+
+def seen_regions(present: Tensor) -> Tensor:
+    """Regions (B, R) that count, bool: those that are there, or all of them where none is."""
+    return present | ~present.any(dim=1, keepdim=True)
+
+
+def mean_of_regions(regional: Tensor, present: Tensor | None) -> Tensor:
+    """(B, R, d) to the mean over regions that count, (B, d)."""
+    if present is None:
+        return regional.mean(dim=1)
+    weight = seen_regions(present)[:, :, None].to(regional.dtype)
+    # Not a product: what a missing region holds may be anything.
+    return regional.masked_fill(weight == 0, 0.0).sum(dim=1) / weight.sum(dim=1)
 
 
 def joined(global_vector: Tensor, regional: Tensor) -> Tensor:
@@ -111,6 +135,17 @@ class HierarchicalKeypointTransformer(HierarchicalEncoder):
         return output
 
 
+class _Doubling(nn.ConvTranspose2d):
+    """Twice the height and width. The bias is left to the batch norm that follows, which takes it away again."""
+
+    def __init__(self, channels: int, to: int) -> None:
+        super().__init__(channels, to, 4, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        assert self.bias is not None
+        return F.conv_transpose2d(x, self.weight, None, 2, 1), self.bias.clone()
+
+
 class ImageDecoder(nn.Module):
     """A vector (B, width) to a grey picture (B, 1, 256, 256) in [-1, 1]."""
 
@@ -122,12 +157,18 @@ class ImageDecoder(nn.Module):
         widths = [max(1, channels >> number) for number in range(doublings)]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [_Doubling(before, after), FrameBatchNorm(after), nn.ReLU()]
         self.decoder = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], 1, 4, 2, 1), nn.Tanh())
 
-    def forward(self, vector: Tensor) -> Tensor:
-        """(B, width) to (B, 1, size, size)."""
-        picture: Tensor = self.decoder(self.latent_proj(vector).view(-1, self.channels, _START, _START))
+    def forward(self, vector: Tensor, counted: bool = True) -> Tensor:
+        """(B, width) to (B, 1, size, size). ``counted`` false: they only fill a place; see `normalize`."""
+        x = self.latent_proj(vector).view(-1, self.channels, _START, _START)
+        *hidden, last, tanh = self.decoder
+        for conv, norm in zip(hidden[::3], hidden[1::3], strict=True):
+            assert isinstance(norm, FrameBatchNorm)
+            x, bias = conv(x)
+            x = normalize_images(norm, x, bias, counted, relu=True)
+        picture: Tensor = tanh(last(x))
         return picture
 
 
@@ -138,7 +179,13 @@ class HierarchicalImageTransformer(HierarchicalEncoder):
         super().__init__(regions, sizes)
         self.image_decoder = ImageDecoder(sizes.d_global + sizes.d_region, sizes.d_global, image_size)
 
-    def forward(self, points: Tensor) -> Tensor:
-        """Points (B, P, C) to (B, 1, size, size)."""
-        picture: Tensor = self.image_decoder(joined(*self.encode(points)).mean(dim=1))
+    def forward(self, points: Tensor, present: Tensor | None = None, counted: bool = True) -> Tensor:
+        """Points (B, P, C) to (B, 1, size, size); ``counted``: see `ImageDecoder`."""
+        return self.draw(*self.encode(points, present), present, counted)
+
+    def draw(
+        self, global_vector: Tensor, regional: Tensor, present: Tensor | None = None, counted: bool = True
+    ) -> Tensor:
+        """What `encode` gave to (B, 1, size, size)."""
+        picture: Tensor = self.image_decoder(mean_of_regions(joined(global_vector, regional), present), counted)
         return picture

@@ -37,13 +37,16 @@ class TemporalSkeletonTransformer(nn.Module):
     """Frames (B, T, 143, 3) to global (B, d_final), local (B, 2, d_final) and temporal (B, T, d_temporal) vectors.
 
     Frames whose mask is True are padding: nothing depends on them, neither attention nor pooling. ``frame_sizes`` are
-    those of the frame encoder; with ``weighted`` fusion its d_global must be its d_region.
+    those of the frame encoder, ``image_size`` that of its pictures; with ``weighted`` fusion its
+    d_global must be its d_region.
     """
 
-    def __init__(self, frame_sizes: EncoderSizes, sizes: TemporalSizes, fusion_method: Fusion = "concat") -> None:
+    def __init__(
+        self, frame_sizes: EncoderSizes, sizes: TemporalSizes, fusion_method: Fusion = "concat", image_size: int = 256
+    ) -> None:
         super().__init__()
         d_region, regions = frame_sizes.d_region, len(SKELETON_REGIONS)
-        self.frame_encoder = HierarchicalImageTransformer(SKELETON_REGIONS, frame_sizes)
+        self.frame_encoder = HierarchicalImageTransformer(SKELETON_REGIONS, frame_sizes, image_size)
         self.fusion_method = fusion_method
         of_frame = frame_sizes.d_global + regions * d_region
         if fusion_method == "weighted":
@@ -66,17 +69,41 @@ class TemporalSkeletonTransformer(nn.Module):
         self.frame_decoder_proj = _joint(of_frame, sizes.dim_feedforward, sizes.dropout)
         self.frame_decoder_proj.append(nn.Linear(sizes.dim_feedforward, POINTS * AXES))
 
-    def forward(self, frames: Tensor, padding: Tensor | None = None) -> "Representation":
-        """Frames (B, T, 143, 3), padding (B, T) bool."""
-        return self.represent(self.frame_features(frames), padding)
+    def forward(
+        self,
+        frames: Tensor | None,
+        padding: Tensor | None = None,
+        present: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> "Representation":
+        """Frames (B, T, 143, 3), padding (B, T) bool, and which regions are there (B, T, 4) bool.
 
-    def frame_features(self, frames: Tensor) -> Tensor:
+        Instead of frames ``features``, what `frame_features` gave of them.
+        """
+        if features is None:
+            assert frames is not None
+            features = self.frame_features(frames, present)
+        return self._represent(features, padding)
+
+    def freeze_frame_encoder(self) -> None:
+        """From now on the frame encoder neither trains nor drops anything."""
+        self.frame_encoder.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "TemporalSkeletonTransformer":
+        """Training or evaluation; a frozen frame encoder stays in evaluation."""
+        super().train(mode)
+        if not next(self.frame_encoder.parameters()).requires_grad:
+            self.frame_encoder.eval()
+        return self
+
+    def frame_features(self, frames: Tensor, present: Tensor | None = None) -> Tensor:
         """Of each frame its global vector and its regions', (B, T, d_global + 4 * d_region)."""
-        global_vector, regional = self.frame_encoder.encode(frames.flatten(0, 1))
+        of_frames = None if present is None else present.flatten(0, 1)
+        global_vector, regional = self.frame_encoder.encode(frames.flatten(0, 1), of_frames)
         return torch.cat([global_vector, regional.flatten(1)], dim=1).view(*frames.shape[:2], -1)
 
-    def represent(self, features: Tensor, padding: Tensor | None = None) -> "Representation":
-        """What `frame_features` gave, to the vectors of the clip."""
+    def _represent(self, features: Tensor, padding: Tensor | None) -> "Representation":
         hidden = self.fusion(self._fused(features))
         hidden = hidden + sinusoidal_positions(hidden.shape[1], hidden.shape[2], hidden)
         temporal = self.temporal_encoder(hidden, src_key_padding_mask=padding)

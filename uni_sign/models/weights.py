@@ -12,7 +12,7 @@ from uni_sign.errors import InputError
 FUSION_MODULES = ("gating_fusion", "mask_embedding")
 _OPTIONAL_MODULES = (*FUSION_MODULES, "text_encoder")
 RGB_MODULES = ("rgb_support_backbone", "rgb_proj", "fusion_pose_rgb_DA", "fusion_pose_rgb_linear", "fusion_gate")
-_WRAPPINGS = ("model", "state_dict", "module")
+_WRAPPINGS = ("model", "model_state_dict", "state_dict", "module")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Checkpoint:
 
 
 def unwrap(content: Mapping[str, Any], source: str) -> Checkpoint:
-    """The weights of a checkpoint file's content, bare or under ``model``, ``state_dict`` or ``module``.
+    """The weights of a checkpoint file's content, bare or under one of the usual names.
 
     A frozen text encoder stored beside the model counts as its ``text_encoder.*``. Raises InputError where there
     are no weights.

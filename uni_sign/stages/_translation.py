@@ -1,7 +1,7 @@
 """Signs to text, as fine-tuning and pre-training share it: a sentence (SLT), glosses (CSLR) or a word (ISLR)."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
@@ -50,7 +50,7 @@ from uni_sign.stages._vocabulary import (
     vocabulary_extras,
     vocabulary_notes,
 )
-from uni_sign.stages.base import Batch, Datasets, Evaluation, Finding, Mixture, to_device
+from uni_sign.stages.base import Batch, BestFile, Datasets, Evaluation, Finding, Mixture, to_device
 
 _GATE_BINS = np.linspace(0, 1, 21)
 
@@ -60,7 +60,8 @@ class Translation:
 
     Config: ClassVar[type]
     name: ClassVar[str]
-    checkpoint_name: ClassVar[str] = "best_checkpoint.pth"
+    best_file: ClassVar[BestFile] = BestFile()
+    defaults: ClassVar[Mapping[str, Any]] = {}
     default_corpus: ClassVar[str] = "CSL_Daily"
 
     def __init__(self, config: TranslationConfig, seed: int) -> None:

@@ -84,6 +84,18 @@ class Datasets:
 
 
 @dataclass(frozen=True)
+class BestFile:
+    """How the best weights lie in the output folder: the file's name, and the keys in it.
+
+    ``optimizer``: the key of the optimizer's state, which ZeRO's shards never join; empty: it is left out.
+    """
+
+    name: str = "best_checkpoint.pth"
+    weights: str = "model"
+    optimizer: str = ""
+
+
+@dataclass(frozen=True)
 class Finding:
     """One line of the pre-training checklist; ``remedy`` says what to do unless it passes."""
 
@@ -95,12 +107,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a held-out split gave: scores by name, a row per clip, and what is worth drawing."""
+    """What a held-out split gave: scores by name, a row per clip, and what is worth drawing.
+
+    By name, ``grids`` are rows of grey pictures, (label, (N, H, W) uint8), and ``matrices`` what clips are to one
+    another, (labels, (N, N) in [-1, 1]).
+    """
 
     scores: dict[str, float]
     rows: list[dict[str, Any]]
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
     heat_maps: dict[str, list[tuple[str, np.ndarray]]] = field(default_factory=dict)
+    grids: dict[str, list[tuple[str, np.ndarray]]] = field(default_factory=dict)
+    matrices: dict[str, tuple[list[str], np.ndarray]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -112,7 +130,9 @@ class Stage(Protocol):
 
     Config: ClassVar[type]
     name: ClassVar[str]
-    checkpoint_name: ClassVar[str]
+    best_file: ClassVar[BestFile]
+    defaults: ClassVar[Mapping[str, Any]]
+    """Flags of the loop whose defaults are this stage's own."""
 
     def __init__(self, config: Any, seed: int) -> None: ...
 

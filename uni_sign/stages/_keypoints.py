@@ -1,0 +1,212 @@
+"""What the stages of the keypoint pipeline share: flags, files of trained models, scores."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+
+from uni_sign.config import above, at_least, between, flag
+from uni_sign.data.holistic import Normalization
+from uni_sign.data.keypoint_items import stacked
+from uni_sign.data.safe_tensors import load_tensors
+from uni_sign.data.signs import Key
+from uni_sign.errors import InputError
+from uni_sign.models.hierarchical import EncoderSizes
+from uni_sign.models.weights import Checkpoint, load_checkpoint, unwrap
+from uni_sign.stages.base import Batch, BestFile, Datasets, Evaluation, Finding, to_device
+
+BEST = BestFile("best_model.pth", "model_state_dict", "optimizer_state_dict")
+# Adam, as users know these stages.
+DEFAULTS = {
+    "lr": 1e-4,
+    "opt_eps": 1e-8,
+    "weight_decay": 0.0,
+    "sched": "plateau",
+    "dtype": "fp32",
+    "zero_stage": 0,
+}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The flags of a hierarchical encoder."""
+
+    finetune: str = flag("", "start from the weights of this best_model.pth, and with its normalisation")
+    d_global: int = flag(256, "width of the global vector", check=at_least(4))
+    d_region: int = flag(128, "width of a region's vector", check=at_least(4))
+    nhead: int = flag(8, "attention heads; the encoder's have half as many", check=at_least(2))
+    num_region_layers: int = flag(2, "transformer layers of each region", check=at_least(1))
+    num_interaction_layers: int = flag(2, "transformer layers over the regions", check=at_least(1))
+    dim_feedforward: int = flag(1024, "width of the feed-forward layers; the encoder's have half of it", check=above(1))
+    dropout: float = flag(0.1, "dropout", check=between(0, 0.9))
+    train_share: float = flag(0.8, "share of the frames that train: the first clips", check=between(0.01, 0.99))
+
+    def conflicts(self) -> str | None:
+        """What does not go together, in one sentence."""
+        heads = self.nhead // 2
+        if self.nhead % 2 or self.d_region % heads:
+            return f"--d_region {self.d_region} must be a multiple of half of --nhead {self.nhead}, which is even"
+        return None
+
+
+def encoder_sizes(config: EncoderConfig) -> EncoderSizes:
+    """The sizes that the flags say."""
+    return EncoderSizes(**{field.name: getattr(config, field.name) for field in fields(EncoderSizes)[1:]})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model's file: what it is, its weights, and how its input was scaled."""
+
+    source: str
+    model_config: dict[str, Any]
+    weights: Checkpoint
+    normalization: Normalization
+
+
+def read_trained(path: Path, stage: str) -> Trained:
+    """A `best_model.pth` of ``stage``. Raises InputError for anything else."""
+    content = load_tensors(path)
+    config, scaling = content.get("model_config"), content.get("normalization")
+    if not isinstance(config, dict) or not isinstance(scaling, dict) or not {"low", "high"} <= set(scaling):
+        raise InputError(f"{path} holds no model_config and normalization: give a best_model.pth of {stage}.")
+    if config.get("stage") != stage:
+        raise InputError(f"{path} is of the stage {config.get('stage')}, not {stage}.")
+    bounds = [np.array(scaling[name], np.float64) for name in ("low", "high")]
+    if any(bound.shape != (3,) or not np.isfinite(bound).all() for bound in bounds):
+        raise InputError(f"{path}: its normalization is not two lists of three numbers.")
+    return Trained(str(path), config, unwrap(content, str(path)), Normalization(*bounds))
+
+
+class Keypoints(ABC):
+    """A stage of the keypoint pipeline: see `uni_sign.stages.base.Stage` for when each method is called.
+
+    A stage of its own gives the splits, the model, the loss and `scored`.
+    """
+
+    Config: ClassVar[type]
+    name: ClassVar[str]
+    best_file: ClassVar[BestFile] = BEST
+    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
+
+    def __init__(self, config: Any, seed: int) -> None:
+        self.config, self.seed, self.notes = config, seed, list[str]()
+
+    @property
+    def monitor(self) -> str:
+        """The loss of the held-out part."""
+        return "val/loss"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """It is a loss."""
+        return False
+
+    @property
+    def vocabulary(self) -> str:
+        """None to trim."""
+        return ""
+
+    @property
+    @abstractmethod
+    def splits(self) -> dict[str, Any]:
+        """The parts ``train`` and ``val``."""
+
+    @abstractmethod
+    def make_model(self) -> Any:
+        """The model, its weights drawn at random."""
+
+    @cached_property
+    def trained(self) -> Trained | None:
+        """The model of ``--finetune``."""
+        return read_trained(Path(self.config.finetune), self.name) if self.config.finetune else None
+
+    def check(self) -> None:
+        """Read every input that can be known to be wrong before training; raises InputError."""
+        _ = self.trained, self.splits
+
+    def examine(self) -> list[Finding]:
+        """What `check` reads."""
+        try:
+            self.check()
+        except InputError as error:
+            return [Finding("fail", "files", str(error), "mend or replace what is named")]
+        counts = ", ".join(f"{len(split)} {name}" for name, split in self.splits.items())
+        return [Finding("pass", "files", counts)]
+
+    def meta_model(self) -> nn.Module:
+        """The model without its weights."""
+        with torch.device("meta"):
+            model: nn.Module = self.make_model()
+        return model
+
+    def largest_batch(self, items: int, frames: int) -> Batch:  # noqa: ARG002 - all are alike
+        """The first items of the training part."""
+        train = self.splits["train"]
+        return self.collate([train[Key(0, index)] for index in range(min(items, len(train)))])
+
+    def prepare(self, accelerator: Any) -> None:  # noqa: B027 - most have nothing to do
+        """Nothing to be done."""
+
+    def frame_counts(self, accelerator: Any) -> Mapping[str, Sequence[int]]:  # noqa: ARG002 - nothing to agree on
+        """The sizes of the items."""
+        return {name: split.sizes for name, split in self.splits.items()}
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
+        """Items to a batch."""
+        return stacked(items)
+
+    def build_datasets(self) -> Datasets:
+        """The training part and the held-out one."""
+        return Datasets(splits=self.splits, collate=self.collate, make_key=Key, notes=self.notes)
+
+    def build_model(self) -> Any:
+        """The model with its starting weights."""
+        model = self.make_model()
+        if self.trained is not None:
+            self.notes.append(load_checkpoint(model, self.trained.weights))
+        return model
+
+    def hot_modules(self, model: Any) -> list[nn.Module]:
+        """The transformers' layers."""
+        kinds = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+        return [module for module in model.modules() if isinstance(module, kinds)]
+
+    def count_targets(self, batch: Batch) -> int:
+        """Items that count."""
+        return sum(index >= 0 for index in batch["indices"])
+
+    @abstractmethod
+    def predict(self, model: Any, batch: Batch) -> list[dict[str, Any]]:
+        """One row a counted item: index, name, and what `scored` needs."""
+
+    def evaluate(self, model: Any, loader: Iterable[Batch], accelerator: Any) -> Evaluation:
+        """Predict this rank's share, gather all ranks' rows, then score them alike everywhere."""
+        mine = [row for batch in loader for row in self.predict(model, to_device(batch, accelerator.device))]
+        everyone = {row["index"]: row for row in gather_object(mine)}
+        return self.scored([everyone[index] for index in sorted(everyone)])
+
+    @abstractmethod
+    def scored(self, rows: list[dict[str, Any]]) -> Evaluation:
+        """Scores of all rows, which are in the order of the split."""
+
+    @abstractmethod
+    def model_config(self) -> dict[str, Any]:
+        """What the model is built from."""
+
+    def extras(self) -> dict[str, Any]:
+        """What else its file must hold."""
+        return {}
+
+    def checkpoint_extras(self) -> dict[str, Any]:
+        """Stage, flags, and all that rebuilds the model."""
+        plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.config).items()}
+        model_config = {"stage": self.name, **self.model_config()}
+        return {"stage": self.name, "config": plain, "model_config": model_config, **self.extras()}
