@@ -34,7 +34,9 @@ _HELP = """usage: uni-sign COMMAND ...
   view CLIP [flags]               draw a clip's skeleton, raw and as the model sees it: PNG or GIF
   demo-data [--videos|--keypoints]  make the embedded Demo corpus, or the keypoint pipeline's
   prepare [flags]                 poses to shards that training reads by memory mapping
+  prepare sequences|text [flags]  clips of 143 points, and a table of texts, to the keypoint pipeline's files
   extract [flags]                 videos to pose files of 133 points, by local ONNX models
+  extract --holistic [flags]      videos or folders of frames to clips of 143 points, by MediaPipe
   doctor [STAGE] [flags]          check everything before training
   trim FOLDER [flags]             make an mT5 folder with the pieces that a corpus needs
   export SOURCE TARGET            best_checkpoint.pth to a safetensors folder, and back
@@ -237,6 +239,8 @@ def _demo_data(words: list[str]) -> int:
 
 
 def _prepare(words: list[str]) -> int:
+    if words[:1] in (["sequences"], ["text"]):
+        return _prepare_sequences(words[0], words[1:])
     from uni_sign.commands.prepare import PrepareConfig, prepare
 
     if {"-h", "--help"} & set(words):
@@ -249,14 +253,32 @@ def _prepare(words: list[str]) -> int:
         return STATUS_FAILED
 
 
-def _extract(words: list[str]) -> int:
-    from uni_sign.commands.extract import ExtractConfig, extract
+def _prepare_sequences(kind: str, words: list[str]) -> int:
+    from uni_sign.commands.prepare_sequences import SequencesConfig, TextConfig, prepare_sequences, prepare_text
 
     if {"-h", "--help"} & set(words):
-        build_parser(ExtractConfig, program="uni-sign extract").print_help()
+        config = SequencesConfig if kind == "sequences" else TextConfig
+        build_parser(config, program=f"uni-sign prepare {kind}").print_help()
+        return 0
+    return prepare_sequences(words) if kind == "sequences" else prepare_text(words)
+
+
+def _extract(words: list[str]) -> int:
+    config: type
+    run: Callable[[Sequence[str]], int]
+    if "--holistic" in words:
+        words = [word for word in words if word != "--holistic"]
+        from uni_sign.commands.extract_holistic import ExtractHolisticConfig as config
+        from uni_sign.commands.extract_holistic import extract_holistic as run
+    else:
+        from uni_sign.commands.extract import ExtractConfig as config
+        from uni_sign.commands.extract import extract as run
+
+    if {"-h", "--help"} & set(words):
+        build_parser(config, program="uni-sign extract").print_help()
         return 0
     try:
-        return extract(words)
+        return run(words)
     except RunError as error:
         _complain(str(error), everyone=True)
         return STATUS_FAILED

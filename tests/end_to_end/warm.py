@@ -24,6 +24,7 @@ _MODULES = (
         "uni_sign.engine.loop",
     ),
     *("uni_sign.stages.fine_tuning", "uni_sign.stages.pre_training"),
+    *("uni_sign.stages.alignment", "uni_sign.stages.temporal", "uni_sign.stages.skeleton"),
 )
 
 

@@ -42,7 +42,7 @@ def pipeline_parser() -> Parser:
     )
     parser.add_argument("--skip_trained", action="store_true", help="leave finished stages alone")
     parser.add_argument(
-        "--no_inference", action="store_true", help="train alone: no pictures, no text; vectors are made all the same"
+        "--no-inference", action="store_true", help="train alone: no pictures, no text; vectors are made all the same"
     )
     parser.add_argument("--num_processes", type=int, default=1, help="processes of each training (default: 1)")
     return parser

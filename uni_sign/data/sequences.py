@@ -42,7 +42,7 @@ def read_sequences(path: Path) -> Sequences:
         listed = list(listed)
     if not isinstance(listed, Sequence) or isinstance(listed, (str, bytes)) or not len(listed):
         raise InputError(f"{path} holds no list under 'sequences': it must hold one array (T, 143, 3) a clip.")
-    read = [_sequence(one, f"{path}: sequence {number}") for number, one in enumerate(listed)]
+    read = [sequence_of(one, f"{path}: sequence {number}") for number, one in enumerate(listed)]
     names = content.get("names") if isinstance(content, Mapping) else None
     if names is None or len(names) != len(read) or not all(isinstance(name, str) for name in names):
         names = [f"{number:05d}" for number in range(len(read))]
@@ -51,7 +51,8 @@ def read_sequences(path: Path) -> Sequences:
     return Sequences(points, present, bounds, list(names))
 
 
-def _sequence(one: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+def sequence_of(one: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """One clip, (T, 143, 3) or a list of frames, to points and regions (T, 4); ``where`` is named in errors."""
     if isinstance(one, np.ndarray) and one.dtype != object:
         if one.ndim != 3 or one.shape[1:] != (POINTS, AXES) or not len(one):
             raise InputError(f"{where} is of shape {one.shape}, not (T, {POINTS}, {AXES}).")

@@ -18,6 +18,7 @@ _FACE_RUNS = ((0, 17), (17, 22), (22, 27), (27, 36))
 _FACE_LOOPS = ((36, 42), (42, 48), (48, 60), (60, 68))
 _FINGERS = ((0, 1, 2, 3, 4), (0, 5, 6, 7, 8), (0, 9, 10, 11, 12), (0, 13, 14, 15, 16), (0, 17, 18, 19, 20))
 _PALM = (5, 9, 13, 17)
+_HEAD = ((0, 1, 2, 3, 7), (0, 4, 5, 6, 8))
 _LIMBS = ((11, 12), (11, 13, 15), (12, 14, 16), (11, 23), (12, 24), (23, 24), (23, 25, 27), (24, 26, 28))
 
 
@@ -28,7 +29,7 @@ def _edges(*chains: Sequence[int]) -> np.ndarray:
 _HAND = _edges(*_FINGERS, _PALM)
 # By region: the lines, their width and the radius of the dots, in 256ths of the picture; later ones lie on top.
 _STYLES = {
-    "pose": (_edges(*_LIMBS), 2.5, 2.5),
+    "pose": (_edges(*_HEAD, *_LIMBS), 2.5, 2.5),
     "face": (_edges(*(range(*r) for r in _FACE_RUNS), *([*range(*r), r[0]] for r in _FACE_LOOPS)), 1.0, 1.3),
     "left_hand": (_HAND, 2.5, 2.0),
     "right_hand": (_HAND, 2.5, 2.0),

@@ -63,6 +63,11 @@ class TemporalSkeletonTransformer(nn.Module):
         self.local_queries = nn.Parameter(torch.randn(2, 1, width))
         self.local_attentions = nn.ModuleList(attention() for _ in range(2))
         self.local_projs = nn.ModuleList(nn.Linear(width, sizes.d_final) for _ in range(2))
+        # The clip is rebuilt from its global vector alone: these stay the random views that they begin as.
+        for part in (self.local_queries, self.local_attentions, self.local_projs):
+            part.requires_grad_(False)
+        # Nor does anything here draw.
+        self.frame_encoder.image_decoder.requires_grad_(False)
         self.decoder_proj = nn.Linear(sizes.d_final, width)
         self.temporal_decoder = decoder_stack(width, *rest, sizes.num_decoder_layers, sizes.dropout)
         self.output_proj = nn.Linear(width, of_frame)

@@ -75,10 +75,10 @@ def read_trained(path: Path, stage: str) -> Trained:
     """A `best_model.pth` of ``stage``. Raises InputError for anything else."""
     content = load_tensors(path)
     config, scaling = content.get("model_config"), content.get("normalization")
+    if isinstance(config, dict) and config.get("stage") != stage:
+        raise InputError(f"{path} is of the stage {config.get('stage')}, not {stage}.")
     if not isinstance(config, dict) or not isinstance(scaling, dict) or not {"low", "high"} <= set(scaling):
         raise InputError(f"{path} holds no model_config and normalization: give a best_model.pth of {stage}.")
-    if config.get("stage") != stage:
-        raise InputError(f"{path} is of the stage {config.get('stage')}, not {stage}.")
     bounds = [np.array(scaling[name], np.float64) for name in ("low", "high")]
     if any(bound.shape != (3,) or not np.isfinite(bound).all() for bound in bounds):
         raise InputError(f"{path}: its normalization is not two lists of three numbers.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from uni_sign.config import at_least, flag
 from uni_sign.data.holistic import REGIONS, Normalization
+from uni_sign.data.holistic_clips import read_arrow
 from uni_sign.data.keypoint_items import WindowItems
 from uni_sign.data.sequences import Sequences, first_part, read_sequences, windows_of
 from uni_sign.data.skeleton_images import draw_skeleton
@@ -33,7 +34,7 @@ _FRAME_BATCH = 512
 class TemporalConfig(EncoderConfig):
     """The flags of clips to vectors; those of the frame encoder come from its checkpoint, where there is one."""
 
-    video_data_path: Path = flag(Path("video_sequences.pkl"), "the clips: a pickle")
+    video_data_path: Path = flag(Path("video_sequences.pkl"), "the clips: a pickle, or an .arrow file")
     frame_encoder_checkpoint: str = flag("", "best_model.pth of the skeleton stage; default: an untrained encoder")
     freeze_frame_encoder: bool = flag(False, "keep the frame encoder as it is; its features are computed once")
     seq_len: int = flag(6, "frames of a training window", check=at_least(2))
@@ -92,9 +93,10 @@ class Temporal(Keypoints):
     @cached_property
     def sequences(self) -> Sequences:
         """What ``--video_data_path`` holds."""
-        sequences = read_sequences(self.config.video_data_path)
+        path = self.config.video_data_path
+        sequences = read_arrow(path) if path.suffix == ".arrow" else read_sequences(path)
         if len(sequences) < 2:
-            raise InputError(f"{self.config.video_data_path} holds one clip: one trains and another is held out.")
+            raise InputError(f"{path} holds one clip: one trains and another is held out.")
         return sequences
 
     @cached_property
@@ -169,9 +171,6 @@ class Temporal(Keypoints):
             self.notes.append(load_checkpoint(model.frame_encoder, self.frame_encoder.weights))
         if self.config.freeze_frame_encoder:
             model.freeze_frame_encoder()
-        else:
-            # Drawing is not part of this model.
-            model.frame_encoder.image_decoder.requires_grad_(False)
         return model
 
     def count_targets(self, batch: Batch) -> int:
