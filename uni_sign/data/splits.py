@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Container, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +38,13 @@ def read_split(corpus: Corpus, task: str, split: str, videos: bool = False, stat
     pose_dir = str(corpus.pose_dir)
     described = corpus.description_dir(split)
     described_names = {entry.name for entry in os.scandir(described)} if described else set()
+    pose_files = _pose_files(labels.stems, files)
+    known = _states([f"{pose_dir}/{file}" for file in pose_files]) if states is None else map(states.get, pose_files)
     usable: list[int] = []
     found: list[tuple[str, str, str, int, int]] = []  # pose file, description, video; size and time of change
-    for row, (key, stem, problem) in enumerate(zip(labels.keys, labels.stems, labels.problems, strict=True)):
-        pose_file = None if problem else _pose_file(stem, files)
-        path_text = f"{pose_dir}/{pose_file}"
-        state = pose_file and (states[pose_file] if states else _state(path_text))
-        if not pose_file or not state:
+    rows = zip(labels.keys, labels.stems, labels.names, labels.problems, pose_files, known, strict=True)
+    for row, (key, stem, name, problem, pose_file, state) in enumerate(rows):
+        if problem or not state:
             said = f"{path}: clip {key}: {NO_POSE_FILE} {stem}.pkl in {corpus.pose_dir}, nor .npz or .pose."
             problems.append(problem or one_line(said))
             continue
@@ -52,10 +52,11 @@ def read_split(corpus: Corpus, task: str, split: str, videos: bool = False, stat
         if videos and not video:
             problems.append(one_line(f"{path}: clip {key}: no video of it in {corpus.video_dir}."))
             continue
-        text = f"{labels.names[row]}.json"
-        description = os.path.join(described, text) if described and text in described_names else ""
+        description = ""
+        if described and (text := f"{name}.json") in described_names:
+            description = os.path.join(described, text)
         usable.append(row)
-        found.append((path_text, description, video, *state))
+        found.append((f"{pose_dir}/{pose_file}", description, video, *state))
     if not usable:
         first = problems[0] if problems else f"{path} is empty"
         raise InputError(f"No usable clip in split {split!r} of {corpus.name}: {first}")
@@ -67,12 +68,22 @@ def read_split(corpus: Corpus, task: str, split: str, videos: bool = False, stat
     return Split(Samples.of(names, poses, descriptions, targets, languages, sizes, times, seen, own), problems)
 
 
-def _pose_file(stem: str, files: Container[str]) -> str | None:
-    for sign in _FOR_COLON if ":" in stem else ":":
-        for suffix in POSE_SUFFIXES:
-            if (file := f"{stem.replace(':', sign)}{suffix}") in files:
-                return file
-    return None
+def _pose_files(stems: Sequence[str], files: Iterable[str]) -> list[str]:
+    """The pose file of each clip, perhaps with other signs for the colons in its name; empty where there is none."""
+    of_stem: dict[str, str] = {}
+    by_suffix: dict[str, list[tuple[str, str]]] = {}
+    for file in files:
+        stem, dot, ending = file.rpartition(".")
+        by_suffix.setdefault(dot + ending, []).append((stem, file))
+    for suffix in reversed(POSE_SUFFIXES):
+        of_stem.update(by_suffix.get(suffix, ()))
+    return [
+        of_stem.get(stem) or next((of_stem[s] for s in _other_spellings(stem) if s in of_stem), "") for stem in stems
+    ]
+
+
+def _other_spellings(stem: str) -> list[str]:
+    return [stem.replace(":", sign) for sign in _FOR_COLON] if ":" in stem else []
 
 
 def _video_names(corpus: Corpus) -> set[str]:
@@ -107,6 +118,15 @@ def _file_names(folder: Path) -> set[str]:
         raise InputError(
             f"The pose folder {folder} cannot be read ({error.strerror}): put the pose files there, or set --data_root."
         ) from error
+
+
+def _states(paths: Sequence[str]) -> Iterable[tuple[int, int] | None]:
+    """`_state` of each, in one go where all are files."""
+    try:
+        found = [(s.st_size, s.st_mtime_ns, s.st_mode) for s in map(os.stat, paths)]
+    except (OSError, ValueError):
+        return map(_state, paths)
+    return [(size, time) if stat.S_ISREG(mode) else None for size, time, mode in found]
 
 
 def _state(path: str) -> tuple[int, int] | None:

@@ -26,7 +26,6 @@ from uni_sign.data.streaming import Stream
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import Kept, kept_tokenizer
 from uni_sign.errors import InputError
-from uni_sign.metrics.translation import signature
 from uni_sign.models.batch_norm import set_batch_norm_mode
 from uni_sign.models.mt5 import load_mt5, load_text_stack, read_config
 from uni_sign.models.rgb_fusion import UNUSED_MODULE
@@ -426,6 +425,8 @@ class Translation:
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """Stage, flags, score signature, parts of the vocabulary, and a frozen text encoder's trained weights."""
+        from uni_sign.metrics.translation import signature  # see `scored`
+
         plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.config).items()}
         extras: dict[str, Any] = {"stage": self.name, "config": plain, "signature": signature()}
         extras |= vocabulary_extras(self)
