@@ -57,6 +57,11 @@ class Blobs(Sequence[bytes]):
         """Bytes of each, (n,)."""
         return np.diff(self._ends)
 
+    def update(self, digest: Any) -> None:
+        """Feed a hash with all of them, and where each ends."""
+        digest.update(self._ends.data)
+        digest.update(self._bytes)
+
     def encoded(self) -> list[bytes]:
         """All of them."""
         ends = self._ends.tolist()
@@ -188,6 +193,10 @@ class Samples(Sequence[Sample]):
         """The text that each clip is to become."""
         return self._texts[3].decoded()
 
+    def update_with_targets(self, digest: Any) -> None:
+        """Feed a hash with every target."""
+        self._texts[3].update(digest)
+
     @property
     def described(self) -> np.ndarray:
         """Whether each clip has a description file, (n,) bool."""
@@ -204,9 +213,19 @@ class Ids(Sequence[list[int]]):
 
     def __init__(self, rows: Iterable[Sequence[int]]) -> None:
         listed = list(rows)
-        self.lengths = np.array([len(row) for row in listed], np.int64)
-        self._ids = np.fromiter(chain.from_iterable(listed), np.int32, int(self.lengths.sum()))
-        self._ends = np.cumsum([0, *self.lengths])
+        lengths = np.fromiter(map(len, listed), np.int64, len(listed))
+        self._fill(np.fromiter(chain.from_iterable(listed), np.int32, int(lengths.sum())), lengths)
+
+    @classmethod
+    def of(cls, flat: np.ndarray, lengths: np.ndarray) -> "Ids":
+        """Ids one behind the other (sum of lengths,), and how many each text has (n,)."""
+        ids = cls.__new__(cls)
+        ids._fill(flat, lengths)
+        return ids
+
+    def _fill(self, flat: np.ndarray, lengths: np.ndarray) -> None:
+        self.flat, self.lengths = flat, lengths
+        self._ends = np.concatenate([[0], np.cumsum(lengths)])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -219,5 +238,5 @@ class Ids(Sequence[list[int]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        ids: list[int] = self._ids[self._ends[place] : self._ends[place + 1]].tolist()
+        ids: list[int] = self.flat[self._ends[place] : self._ends[place + 1]].tolist()
         return ids

@@ -15,8 +15,9 @@ from uni_sign.data.crop_shards import CropShards
 from uni_sign.data.crops import HandCrops, clip_crops, from_video, no_crops
 from uni_sign.data.descriptions import align, read_descriptions
 from uni_sign.data.hands import HANDS, hand_planes
-from uni_sign.data.samples import Ids, Sample, Samples
+from uni_sign.data.samples import Sample, Samples
 from uni_sign.data.shards import Shards
+from uni_sign.data.target_ids import target_ids
 from uni_sign.data.text_cache import TextFeatures
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.wholebody import PARTS, choose_frames, normalized_parts, read_pose, used_planes
@@ -96,7 +97,7 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
     """Clips by `Key`. Every random draw depends on seed, epoch and clip alone: not on process or worker.
 
     Poses come from ``shards`` where these hold the clip as its file is now, else from the file, with the same result;
-    hand crops likewise from ``crop_shards``, else from the video.
+    hand crops likewise from ``crop_shards``, else from the video. ``kept_ids``: see `target_ids`.
     """
 
     def __init__(
@@ -106,10 +107,11 @@ class SignDataset(torch.utils.data.Dataset[Clip | Unusable]):
         settings: ClipSettings,
         shards: Shards | None = None,
         crop_shards: CropShards | None = None,
+        kept_ids: Path | None = None,
     ) -> None:
         self.samples = samples if isinstance(samples, Samples) else Samples(samples)
         self.settings = settings
-        self.labels = Ids(tokenizer.encode_all(self.samples.targets))
+        self.labels = target_ids(self.samples, tokenizer, kept_ids)
         self.cut_targets = int((self.labels.lengths > settings.max_target_length).sum())
         languages = sorted(self.samples.languages.distinct)
         self.prefixes = {language: tokenizer.encode(prompt(language)) for language in languages}

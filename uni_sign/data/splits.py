@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,22 +68,16 @@ def read_split(corpus: Corpus, task: str, split: str, videos: bool = False, stat
     return Split(Samples.of(names, poses, descriptions, targets, languages, sizes, times, seen, own), problems)
 
 
-def _pose_files(stems: Sequence[str], files: Iterable[str]) -> list[str]:
+def _pose_files(stems: Sequence[str], files: Container[str]) -> list[str]:
     """The pose file of each clip, perhaps with other signs for the colons in its name; empty where there is none."""
-    of_stem: dict[str, str] = {}
-    by_suffix: dict[str, list[tuple[str, str]]] = {}
-    for file in files:
-        stem, dot, ending = file.rpartition(".")
-        by_suffix.setdefault(dot + ending, []).append((stem, file))
-    for suffix in reversed(POSE_SUFFIXES):
-        of_stem.update(by_suffix.get(suffix, ()))
-    return [
-        of_stem.get(stem) or next((of_stem[s] for s in _other_spellings(stem) if s in of_stem), "") for stem in stems
-    ]
-
-
-def _other_spellings(stem: str) -> list[str]:
-    return [stem.replace(":", sign) for sign in _FOR_COLON] if ":" in stem else []
+    found = [""] * len(stems)
+    signs = _FOR_COLON if any(":" in stem for stem in stems) else ":"
+    for sign in reversed(signs):
+        spelled = stems if sign == ":" else [stem.replace(":", sign) for stem in stems]
+        for suffix in reversed(POSE_SUFFIXES):
+            candidates = [stem + suffix for stem in spelled]
+            found = [file if file in files else so_far for file, so_far in zip(candidates, found, strict=True)]
+    return found
 
 
 def _video_names(corpus: Corpus) -> set[str]:

@@ -311,7 +311,7 @@ class Translation:
             text_dropout_p=config.text_dropout_p,
             rgb_support=config.rgb_support,
         )
-        return SignDataset(samples, self.tokenizer, settings, shards, self.crop_shards)
+        return SignDataset(samples, self.tokenizer, settings, shards, self.crop_shards, self.corpora[0].cache_dir)
 
     def build_model(self) -> UniSign:
         """The model with its starting weights, and with what is frozen frozen."""
