@@ -83,12 +83,15 @@ def _compare(found: Representations, folder: Path) -> None:
     if len(found) > _MOST_PAIRS:
         print(f"Of {len(found)} clips the first {_MOST_PAIRS} are compared.")
     similarities, apart = cosine_similarities(vectors), distances(vectors)
+    labels = [name.rpartition("-")[0] or name for name in names]
+    alike = np.argsort(np.array(labels), kind="stable")  # in the pictures, clips of one name lie together
     for name, values, scale in (
         ("similarity", similarities, "cosine similarity"),
         ("distance", apart, "Euclidean distance"),
     ):
         np.save(folder / f"{name}_matrix.npy", values.astype(np.float32))
-        matrix(names, values, f"{name} of clips", scale).savefig(folder / f"{name}_matrix.png", dpi=130)
+        drawn = matrix([names[i] for i in alike], values[alike][:, alike], f"{name} of clips, by name", scale)
+        drawn.savefig(folder / f"{name}_matrix.png", dpi=130)
     mean = mean_similarity(similarities)
     print(f"mean cosine similarity of different clips: {mean:.4f}")
     if mean > _COLLAPSED:
@@ -96,7 +99,6 @@ def _compare(found: Representations, folder: Path) -> None:
             f"Warning: the vectors have collapsed: their mean cosine similarity is above {_COLLAPSED}, so that one "
             "clip is as good as another; train longer, or with a trained frame encoder."
         )
-    labels = [name.rpartition("-")[0] or name for name in names]
     top1 = retrieval_top1(similarities, labels)
     if top1 is not None:
         print(f"nearest other clip of the same name: {top1[0]:.1%} (by chance {top1[1]:.1%})")

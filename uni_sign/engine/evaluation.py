@@ -42,9 +42,14 @@ def evaluate(run: Run, split: str, of_best: bool = False) -> dict[str, float]:
     report_problems(run, result.problems)
     run.tracker.evaluation(run.state.step, split, result, of_best)
     scores = {f"{split}/{name}": float(value) for name, value in result.scores.items()}
-    shown = ", ".join(f"{name} {value:.2f}" for name, value in result.scores.items() if name != "n")
+    shown = ", ".join(f"{name} {_rounded(value)}" for name, value in result.scores.items() if name != "n")
     run.tracker.say(f"step {run.state.step} {split} ({len(result.rows)} clips): {shown}")
     return scores
+
+
+def _rounded(value: float) -> str:
+    """Two digits behind the point, or three that say something."""
+    return f"{value:.2f}" if value == 0 or abs(value) >= 1 else f"{value:.3g}"
 
 
 class _Watched:

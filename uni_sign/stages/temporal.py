@@ -26,7 +26,6 @@ from uni_sign.stages.base import Batch, BestFile, Evaluation
 
 _COMPARED = 200  # clips whose vectors are compared while training
 _SHOWN = 24  # of them in the picture
-COLLAPSED = 0.99  # mean cosine similarity from which on all clips are as good as one
 _FRAME_BATCH = 512
 
 
@@ -75,14 +74,14 @@ class Temporal(Keypoints):
 
     @cached_property
     def encoder_sizes(self) -> EncoderSizes:
-        """Those of the trained frame encoder, or of the flags."""
-        if self.frame_encoder is None:
+        """Those of the trained model, or of its frame encoder, or of the flags."""
+        known = self.trained or self.frame_encoder
+        if known is None:
             return encoder_sizes(self.config)
-        told = self.frame_encoder.model_config
         try:
-            return EncoderSizes(**{name: told[name] for name in EncoderSizes.__dataclass_fields__})
+            return EncoderSizes(**{name: known.model_config[name] for name in EncoderSizes.__dataclass_fields__})
         except KeyError as error:
-            raise InputError(f"{self.frame_encoder.source}: its model_config lacks {error}.") from None
+            raise InputError(f"{known.source}: its model_config lacks {error}.") from None
 
     @property
     def image_size(self) -> int:
@@ -217,20 +216,15 @@ class Temporal(Keypoints):
         loss = float((np.array([row["loss"] for row in rows]) * frames).sum() / frames.sum())
         compared = [(row["name"], row.pop("vector")) for row in rows if "vector" in row]
         similarities = cosine_similarities(np.stack([vector for _, vector in compared]))
-        similarity = mean_similarity(similarities)
-        problems = []
-        if similarity > COLLAPSED:
-            problems.append(f"the mean cosine similarity of different clips is {similarity:.4f}: all have one vector.")
         grid = self._drawn(rows[0].pop("drawn"))
         for row in rows:
             del row["index"]
         labels = [name for name, _ in compared[:_SHOWN]]
         return Evaluation(
-            {"loss": loss, "similarity": similarity, "n": len(rows)},
+            {"loss": loss, "similarity": mean_similarity(similarities), "n": len(rows)},
             rows,
             grids={"frames": grid},
             matrices={"similarity": (labels, similarities[:_SHOWN, :_SHOWN])},
-            problems=problems,
         )
 
     def _drawn(self, rebuilt: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""The Demo's signs as clips of 143 points with their sentences: what the keypoint pipeline reads."""
+"""The Demo's signs as clips of 143 points, each with what it says: what the keypoint pipeline reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uni_sign.data.demo.grammar import Clip
 from uni_sign.data.demo.lexicon import SIGNS, Form, Sign
 from uni_sign.data.demo.mbart import write_mbart
 from uni_sign.data.demo.motion import animate
@@ -70,7 +69,7 @@ def _write(folder: Path, seed: int, clips_per_sign: int) -> None:
             paths.append(f"frames/{name}/{number:04d}.png")
         sequences.append(clip)
         names.append(name)
-        texts.append(_said(sign))
+        texts.append(sign.english_phrase)
     contents: Sequence[Any] = (
         {"keypoints": frames, "image_paths": paths},
         {"sequences": sequences, "names": names},
@@ -91,11 +90,6 @@ def _told_apart() -> list[Sign]:
         if sign.role != "tag":
             by_form.setdefault(sign.form, sign)
     return list(by_form.values())
-
-
-def _said(sign: Sign) -> str:
-    """The sentence of a clip of one sign."""
-    return Clip("", "train", 0, False, "English", (sign,)).text
 
 
 def _perform(sign: Sign, name: str, seed: int) -> list[dict[str, Any]]:
