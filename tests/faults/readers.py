@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hostile_crops import crop_shard, video
 from hostile_json import csl_news, descriptions, export_config, kept_pieces, manifest, mt5_config, state
+from hostile_keypoints import frames_pickle, sequences_pickle, vectors_npz
 from hostile_pickles import label_list, label_pickle, pose_npz, pose_pickle
 from hostile_pose_format import pose_format
 from hostile_shards import shard, shard_index
@@ -22,5 +23,6 @@ READERS: dict[str, Callable[[Path], Reader]] = {
         *(pose_pickle, pose_npz, pose_format, shard, shard_index, crop_shard, video, label_pickle, label_list),
         *(csv_table, plain_table, csl_news, descriptions, corpus_yaml, flags_yaml),
         *(pth, pth_flags, safetensors, export_config, manifest, state, mt5_config, kept_pieces, spiece),
+        *(frames_pickle, sequences_pickle, vectors_npz),
     )
 }

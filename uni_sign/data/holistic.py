@@ -14,6 +14,7 @@ REGIONS = {"face": 68, "left_hand": 21, "right_hand": 21, "pose": 33}
 POINTS, AXES = sum(REGIONS.values()), 3
 _BOUNDS = np.cumsum([0, *REGIONS.values()]).tolist()
 SLICES = {name: slice(start, end) for name, start, end in zip(REGIONS, _BOUNDS, _BOUNDS[1:], strict=False)}
+MAX_FRAMES = 5_000_000  # of one file: 8.6 GB
 _LIMIT = 1e6  # of a coordinate: shares of a picture, or its pixels
 
 
@@ -79,17 +80,27 @@ def read_frames(path: Path) -> Frames:
     if isinstance(content, Mapping) and "keypoints" not in content and "train" in content:
         content = content["train"]
     listed = content.get("keypoints") if isinstance(content, Mapping) else content
-    if isinstance(listed, np.ndarray) and listed.dtype == object:
-        listed = listed.tolist()
-    if not isinstance(listed, Sequence) or isinstance(listed, (str, bytes)) or not len(listed):
+    if isinstance(listed, np.ndarray) and listed.ndim:
+        listed = list(listed)
+    if not isinstance(listed, (list, tuple)) or not listed:
         raise InputError(f"{path} holds no list of frames under 'keypoints': it must hold one dict of regions a frame.")
     points, present = frames_of(listed, str(path))
-    names = content.get("image_paths") if isinstance(content, Mapping) else None
-    if names is not None and len(names) == len(listed) and all(isinstance(name, str) for name in names):
+    names = names_of(content, "image_paths", len(listed))
+    if names is not None:
         clips = [str(Path(name).parent) for name in names]
         return Frames(points, present, clips, [str(Path(name).with_suffix("")) for name in names])
     numbers = [str(number) for number in range(len(listed))]
     return Frames(points, present, numbers, numbers)
+
+
+def names_of(content: Any, key: str, count: int) -> list[str] | None:
+    """The list of ``count`` names that a file's content holds under ``key``; None where it holds no such list."""
+    names = content.get(key) if isinstance(content, Mapping) else None
+    if isinstance(names, np.ndarray):
+        names = names.tolist()
+    if not isinstance(names, (list, tuple)) or len(names) != count or not all(isinstance(one, str) for one in names):
+        return None
+    return list(names)
 
 
 def read_faces(path: Path) -> Frames:
@@ -99,10 +110,11 @@ def read_faces(path: Path) -> Frames:
     """
     content = load_pickle(path)
     listed = content.get("keypoints") if isinstance(content, Mapping) else content
-    try:
-        faces = np.asarray(listed, np.float32)
-    except (TypeError, ValueError):
-        raise InputError(f"{path} holds no array under 'keypoints': it must be of shape (N, 68, 3).") from None
+    if isinstance(listed, (list, tuple)) or (isinstance(listed, np.ndarray) and listed.dtype == object):
+        listed = np.array([_region(face, "face", f"{path}: face {number}") for number, face in enumerate(listed)])
+    if not isinstance(listed, np.ndarray) or listed.dtype.kind not in "fiu":
+        raise InputError(f"{path} holds no array under 'keypoints': it must be of shape (N, 68, 3).")
+    faces = listed
     if faces.ndim != 3 or faces.shape[1:] != (REGIONS["face"], AXES) or len(faces) < 2:
         raise InputError(f"{path}: its keypoints are of shape {faces.shape}, not (N, 68, 3) with N at least 2.")
     if not (np.abs(faces) <= _LIMIT).all():  # false for NaN, too
@@ -117,8 +129,13 @@ def read_faces(path: Path) -> Frames:
 
 def frames_of(listed: Sequence[Any], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Frames as dicts of regions, or as (143, 3), to points (N, 143, 3) and which regions are there (N, 4)."""
-    points = np.zeros((len(listed), POINTS, AXES), np.float32)
-    present = np.zeros((len(listed), len(REGIONS)), bool)
+    if len(listed) > MAX_FRAMES:
+        raise InputError(f"{where} holds {len(listed):,} frames, of which {MAX_FRAMES:,} are too many: split it.")
+    try:
+        points = np.zeros((len(listed), POINTS, AXES), np.float32)
+        present = np.zeros((len(listed), len(REGIONS)), bool)
+    except MemoryError:
+        raise InputError(f"{where}: its {len(listed):,} frames do not fit into memory: split it.") from None
     for number, frame in enumerate(listed):
         if isinstance(frame, np.ndarray):
             frame = {name: frame[own] for name, own in SLICES.items()} if frame.shape == (POINTS, AXES) else None
@@ -134,15 +151,30 @@ def frames_of(listed: Sequence[Any], where: str) -> tuple[np.ndarray, np.ndarray
 
 
 def _region(region: Any, name: str, where: str) -> np.ndarray:
-    try:
-        values = np.asarray(region, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: {name} holds no numbers.") from None
+    if not isinstance(region, np.ndarray) or region.dtype.kind not in "fiu":
+        region = _table(region, name, where)
+    values = region.astype(np.float64)
     if values.shape not in ((REGIONS[name], 2), (REGIONS[name], AXES)):
         raise InputError(f"{where}: {name} is of shape {values.shape}, not ({REGIONS[name]}, 3).")
     if not (np.abs(values) <= _LIMIT).all():  # false for NaN, too
         raise InputError(f"{where}: {name} holds a value that no point has, such as NaN: leave the region out.")
     return values if values.shape[1] == AXES else np.pad(values, ((0, 0), (0, 1)))
+
+
+def _table(region: Any, name: str, where: str) -> np.ndarray:
+    """Rows of numbers as an array; numpy itself would go through lists within lists for ever."""
+    rows = region.tolist() if isinstance(region, np.ndarray) else region
+    if not isinstance(rows, (list, tuple)) or len(rows) != REGIONS[name]:
+        raise InputError(f"{where}: {name} is no table of {REGIONS[name]} rows of three numbers.")
+    rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
+    for row in rows:
+        plain = isinstance(row, (list, tuple)) and len(row) in (2, AXES) and len(row) == len(rows[0])
+        if not plain or not all(isinstance(value, (int, float, np.number)) for value in row):
+            raise InputError(f"{where}: {name} is no table of {REGIONS[name]} rows of three numbers.")
+    try:
+        return np.array(rows, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}: {name} holds a number that no point has.") from None
 
 
 def training_part(clips: Sequence[str], share: float = 0.8) -> np.ndarray:

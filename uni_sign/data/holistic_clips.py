@@ -59,7 +59,10 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
                 raise InputError(f"{path} unpacks to more than {MAX_BYTES:,} bytes: split it.")
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["points"], arrays["present"]
+            points, present = arrays["points"], arrays["present"]
+        if not isinstance(points, np.ndarray) or not isinstance(present, np.ndarray):
+            raise ValueError("something else than arrays")
+        return points, present
     except InputError:
         raise
     except Exception:  # as above

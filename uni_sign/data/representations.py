@@ -43,7 +43,7 @@ def read_representations(path: Path) -> Representations:
 
     Raises InputError, naming file and array, where it is damaged, or the arrays do not fit together.
     """
-    arrays = _arrays(path)
+    arrays, names = _arrays(path)
     count = None
     for key, dimensions in _DIMENSIONS.items():
         array = arrays.get(key)
@@ -60,20 +60,20 @@ def read_representations(path: Path) -> Representations:
     if vectors["local_reprs"].shape[1:] != (2, vectors["global_reprs"].shape[1]):
         raise InputError(f"{path}: local_reprs is of shape {vectors['local_reprs'].shape}, not (N, 2, d).")
     frames = vectors["temporal_reprs"].shape[1]
-    lengths, names = arrays.get("lengths"), arrays.get("names")
+    lengths = arrays.get("lengths")
     if lengths is None:
         lengths = np.full(count, frames)
     if lengths.shape != (count,) or lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > frames:
         raise InputError(f"{path}: lengths must be {count} whole numbers from 1 to {frames}.")
-    told = [f"{number:05d}" for number in range(count)]
-    if names is not None and names.shape == (count,) and names.dtype.kind == "U":
-        told = names.tolist()
-    return Representations(**vectors, lengths=lengths.astype(np.int64), names=told)
+    if len(names) != count:
+        names = [f"{number:05d}" for number in range(count)]
+    return Representations(**vectors, lengths=lengths.astype(np.int64), names=names)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     check_file(path)
     found: dict[str, np.ndarray] = {}
+    names: list[str] = []
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
@@ -83,21 +83,24 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 if name in arrays.files:
                     found[name] = arrays[name]
             if "names" in arrays.files:
-                found["names"] = _names(arrays)
+                names = _names(arrays)
+        if not all(isinstance(array, np.ndarray) for array in found.values()):
+            raise ValueError("something else than arrays")
     except InputError:
         raise
     except Exception:  # zip, zlib and numpy raise a dozen types for damaged files
         raise InputError(f"{path} is not an .npz file of plain arrays, or is damaged: extract it anew.") from None
-    return found
+    return found, names
 
 
-def _names(arrays: Any) -> np.ndarray:
-    """Names as text; those that an older writer pickled are left unread."""
+def _names(arrays: Any) -> list[str]:
+    """Names as text; none where an older writer pickled them, or they are no text."""
     try:
-        names: np.ndarray = arrays["names"]
-        return names
-    except ValueError:
-        return np.zeros(0)
+        names = arrays["names"].tolist()
+        "".join(names).encode()
+    except Exception:  # numpy raises SystemError for letters that there are not
+        return []
+    return list(names)
 
 
 def read_texts(path: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Sequences of holistic frames: `video_sequences.pkl`, and the windows of them that training reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from uni_sign.data.holistic import AXES, POINTS, REGIONS, frames_of
+from uni_sign.data.holistic import AXES, MAX_FRAMES, POINTS, REGIONS, frames_of, names_of
 from uni_sign.data.safe_pickle import load_pickle
 from uni_sign.errors import InputError
 
@@ -38,17 +38,24 @@ def read_sequences(path: Path) -> Sequences:
     """
     content = load_pickle(path)
     listed = content.get("sequences") if isinstance(content, Mapping) else content
-    if isinstance(listed, np.ndarray):
+    if isinstance(listed, np.ndarray) and listed.ndim:
         listed = list(listed)
-    if not isinstance(listed, Sequence) or isinstance(listed, (str, bytes)) or not len(listed):
+    if not isinstance(listed, (list, tuple)) or not listed:
         raise InputError(f"{path} holds no list under 'sequences': it must hold one array (T, 143, 3) a clip.")
+    # One array that is named many times takes no room in the file.
+    frames = sum(
+        len(one) for one in listed if isinstance(one, (list, tuple)) or (isinstance(one, np.ndarray) and one.ndim)
+    )
+    if frames > MAX_FRAMES:
+        raise InputError(f"{path} holds {frames:,} frames, of which {MAX_FRAMES:,} are too many: split it.")
     read = [sequence_of(one, f"{path}: sequence {number}") for number, one in enumerate(listed)]
-    names = content.get("names") if isinstance(content, Mapping) else None
-    if names is None or len(names) != len(read) or not all(isinstance(name, str) for name in names):
-        names = [f"{number:05d}" for number in range(len(read))]
+    names = names_of(content, "names", len(read)) or [f"{number:05d}" for number in range(len(read))]
     bounds = np.cumsum([0, *(len(points) for points, _ in read)])
-    points, present = (np.concatenate(parts) for parts in zip(*read, strict=True))
-    return Sequences(points, present, bounds, list(names))
+    try:
+        points, present = (np.concatenate(parts) for parts in zip(*read, strict=True))
+    except MemoryError:
+        raise InputError(f"{path}: its {bounds[-1]:,} frames do not fit into memory: split it.") from None
+    return Sequences(points, present, bounds, names)
 
 
 def sequence_of(one: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -56,16 +63,20 @@ def sequence_of(one: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(one, np.ndarray) and one.dtype != object:
         if one.ndim != 3 or one.shape[1:] != (POINTS, AXES) or not len(one):
             raise InputError(f"{where} is of shape {one.shape}, not (T, {POINTS}, {AXES}).")
-        points = one.astype(np.float32)
-        if not np.isfinite(points).all():
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                points = one.astype(np.float32)
+        except (TypeError, ValueError):
+            raise InputError(f"{where} is of type {one.dtype}, not of numbers.") from None
+        if one.dtype.kind not in "fiub" or not np.isfinite(points).all():
             raise InputError(f"{where} holds a value that is no number, such as NaN: leave the frame out.")
         # A region that is missing is all zero.
         ends = np.cumsum([0, *REGIONS.values()])
         present = np.stack([points[:, a:b].any(axis=(1, 2)) for a, b in pairwise(ends)], axis=1)
         return points, present
-    if isinstance(one, np.ndarray):
-        one = one.tolist()
-    if not isinstance(one, Sequence) or isinstance(one, (str, bytes)) or not len(one):
+    if isinstance(one, np.ndarray) and one.ndim:
+        one = list(one)
+    if not isinstance(one, (list, tuple)) or not one:
         raise InputError(f"{where} is neither an array (T, {POINTS}, {AXES}) nor a list of frames.")
     return frames_of(one, where)
 

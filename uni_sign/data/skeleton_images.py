@@ -28,7 +28,7 @@ def _edges(*chains: Sequence[int]) -> np.ndarray:
 
 _HAND = _edges(*_FINGERS, _PALM)
 # By region: the lines, their width and the radius of the dots, in 256ths of the picture; later ones lie on top.
-_STYLES = {
+STYLES = {
     "pose": (_edges(*_HEAD, *_LIMBS), 2.5, 2.5),
     "face": (_edges(*(range(*r) for r in _FACE_RUNS), *([*range(*r), r[0]] for r in _FACE_LOOPS)), 1.0, 1.3),
     "left_hand": (_HAND, 2.5, 2.0),
@@ -46,7 +46,7 @@ def draw_skeleton(points: np.ndarray, present: np.ndarray, size: int = 256) -> n
     canvas.clear()
     places = points[:, :2].clip(-4, 5).astype(np.float64) * size
     there = dict(zip(REGIONS, present, strict=True))
-    for region, (edges, width, radius) in _STYLES.items():
+    for region, (edges, width, radius) in STYLES.items():
         if not there[region]:
             continue
         own = places[SLICES[region]]
