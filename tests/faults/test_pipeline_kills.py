@@ -1,6 +1,5 @@
 """A pipeline that is killed in any of its stages, and given again, leaves what one leaves that nobody killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -60,17 +59,25 @@ def prepared(root: Path) -> Path:
 
 
 def words() -> list[str]:
-    return [sys.executable, "-m", "uni_sign", "pipeline", "--config", "pipeline.yaml", "--skip-trained"]
+    return [
+        sys.executable,
+        "-m",
+        "uni_sign",
+        "pipeline",
+        "--config",
+        "pipeline.yaml",
+        "--skip-trained",
+        "--no-inference",
+    ]
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What a pipeline leaves, without what tells the time."""
+    """What training and extraction leave, without what tells the time."""
     vectors = np.load(folder / "v" / "all_representations.npz")
     weights = torch.load(folder / "a" / "best_model.pth", weights_only=True)["model_state_dict"]
     return {
         **{name: vectors[name].tolist() for name in vectors.files},
         **{name: value.tolist() for name, value in weights.items()},
-        "texts": json.loads((folder / "generation_results.json").read_text(encoding="utf-8")),
     }
 
 
