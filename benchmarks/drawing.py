@@ -76,7 +76,7 @@ def _wait(folder: Path) -> None:
     loader: DataLoader[Any] = DataLoader(
         cast(Any, stage.splits["train"]), batch_sampler=batches, collate_fn=stage.collate, num_workers=1
     )
-    model = stage.make_model().train()
+    model = stage.starting_model().train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     waited, trained = 0.0, 0.0
     begin = time.perf_counter()

@@ -83,3 +83,13 @@ def test_what_is_no_finished_run_is_refused(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_stage_that_writes_no_text_is_shown_by_its_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[dict[str, object]] = [{"name": f"{i}", "loss": 0.01} for i in range(3)]
+    results = {"test/loss": 0.0123, "test/below_mean_picture": 5.03, "test/n": 3, "step": 12, "stage": "skeleton"}
+    assert main(["show", str(write_run(tmp_path, rows, results))]) == 0  # type: ignore[arg-type]
+    shown = capsys.readouterr().out
+    assert "reference" not in shown
+    assert "0.012" in shown
+    assert "5.03" in shown

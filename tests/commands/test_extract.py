@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from uni_sign.cli import main
+from uni_sign.commands._extraction import by_name
 from uni_sign.commands.extract import ExtractConfig, find_videos, load_models
 from uni_sign.data.rtmpose import OnnxModel, detected, overlaps, signer_track
 from uni_sign.data.wholebody import extractor_of, read_pose
@@ -235,7 +236,7 @@ def test_two_videos_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.mp4").touch()
     with pytest.raises(InputError, match=r"would both become a\.npz"):
-        find_videos(tmp_path)
+        by_name(find_videos(tmp_path), lambda video: video.stem)
     with pytest.raises(InputError, match="No video"):
         find_videos(tmp_path / "none")
 

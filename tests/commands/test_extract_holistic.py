@@ -120,12 +120,13 @@ def test_another_face_table_is_other_data(folder: Path, capsys: pytest.CaptureFi
     (folder / "table.json").write_text(json.dumps(list(range(68))))
     assert main(["extract", *FLAGS]) == 0
     assert main(["extract", *FLAGS, "--face_table", "table.json"]) == 0
-    assert "has 1, 1 to do" in capsys.readouterr().out
+    assert "has 1, 1 of them to do" in capsys.readouterr().out
     points, _ = read_clip(folder / "out" / "one.npz")
     assert points[0, SLICES["face"], 0].tolist() == list(range(68))
     told = clip_extractor(folder / "out" / "one.npz")
-    assert told is not None
-    assert "table.json" in told["mode"]
+    (folder / "table.json").write_text(json.dumps(list(range(1, 69))))
+    assert main(["extract", *FLAGS, "--face_table", "table.json"]) == 0
+    assert clip_extractor(folder / "out" / "one.npz") != told
     (folder / "table.json").write_text("[1, 2]")
     assert main(["extract", *FLAGS, "--face_table", "table.json"]) == 2
     assert "must be a list of 68 whole numbers" in capsys.readouterr().err
@@ -138,7 +139,7 @@ def test_it_goes_on_and_shares_out(folder: Path, capsys: pytest.CaptureFixture[s
     assert sorted(path.stem for path in (folder / "out").iterdir()) == ["a", "c"]
     capsys.readouterr()
     assert main(["extract", *FLAGS, "--num_workers", "2"]) == 0
-    assert "share 1 of 1 has 3, 1 to do" in capsys.readouterr().out
+    assert "share 1 of 1 has 3, 1 of them to do" in capsys.readouterr().out
     assert sorted(path.stem for path in (folder / "out").iterdir()) == ["a", "b", "c"]
 
 

@@ -36,7 +36,7 @@ def test_clips_of_a_table_in_its_order_with_their_texts(
     assert found.names == ["b", "a"]
     assert found.lengths.tolist() == [2, 3]
     said = capsys.readouterr().out
-    for sentence in ("clip lost has no file", "untold.npz: the clip has no text", "broken.npz is no .npz"):
+    for sentence in ("clip lost has no file", "untold.npz: the clip has no text", "broken.npz is not an .npz"):
         assert sentence in said
     assert main(["prepare", "text", "--csv", "texts.csv", "--sequences", str(output)]) == 0
     assert json.loads((folder / "text_data.json").read_text()) == {

@@ -95,7 +95,7 @@ def test_golden_normalization(golden: Callable[[str], Any]) -> None:
         for place, (name, own) in enumerate(SLICES.items()):
             if f"{number}/{name}" in drawn:
                 points[number, own], present[number, place] = drawn[f"{number}/{name}"], True
-    scale = Normalization.of(points, present)
+    scale = Normalization.of(points, present, "file")
     np.testing.assert_array_equal(scale.low, drawn["dataset/kp_min"])
     np.testing.assert_array_equal(scale.high, drawn["dataset/kp_max"])
     scaled = scale.apply(points, present)
@@ -107,9 +107,9 @@ def test_golden_normalization(golden: Callable[[str], Any]) -> None:
 
 def test_a_coordinate_that_never_changes_is_no_division_by_zero() -> None:
     points, present = np.ones((2, 143, 3), np.float32), np.ones((2, 4), bool)
-    assert not Normalization.of(points, present).apply(points, present).any()
-    with pytest.raises(InputError, match="No frame has a region"):
-        Normalization.of(points, np.zeros((2, 4), bool))
+    assert not Normalization.of(points, present, "file").apply(points, present).any()
+    with pytest.raises(InputError, match="file: no frame that trains has a region"):
+        Normalization.of(points, np.zeros((2, 4), bool), "file")
 
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=40), st.floats(0.1, 0.9))

@@ -41,7 +41,7 @@ def test_pickles_of_frames(tmp_path: Path) -> None:
 def test_damaged_clips(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(b"PK\3\4 and no more")
-    with pytest.raises(InputError, match=r"is no \.npz of points and present"):
+    with pytest.raises(InputError, match=r"is not an \.npz file of plain arrays"):
         read_clip(path)
     np.savez(path, points=np.zeros((2, 143, 3)), present=np.zeros((3, 4), bool))
     with pytest.raises(InputError, match="present is of shape"):

@@ -99,7 +99,7 @@ def test_pictures_are_kept_and_what_is_damaged_is_drawn_anew(
     assert not drawn
     [file] = (tmp_path / "kept").iterdir()
     with file.open("r+b") as torn:
-        torn.seek(2 * 64 * 64 + 100)
+        torn.seek(2 * (64 * 64 + 4) + 100)
         torn.write(b"\1\2\3")
     assert np.array_equal(SkeletonImages(points, present, 64, tmp_path / "kept")[2], expected[2])
     assert len(drawn) == 1

@@ -10,13 +10,11 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from uni_sign.commands.checkpoints import CheckpointConfig, stage_of
+from uni_sign.commands.checkpoints import CheckpointConfig, checkpoint_flag, stage_of
 from uni_sign.config import at_least, flag
 from uni_sign.data.signs import Key
 from uni_sign.errors import InputError
 from uni_sign.stages.base import Batch, to_device
-
-_MOST = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -30,13 +28,10 @@ class RunConfig:
 
 
 def checkpoint_of(argv: Sequence[str], default: str) -> tuple[Path, list[str]]:
-    """The file of ``--checkpoint``, and the flags with it in any case."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        if word == "--checkpoint":
-            return Path(following), list(argv)
-        if word.startswith("--checkpoint="):
-            return Path(word.partition("=")[2]), list(argv)
-    return Path(default), [*argv, "--checkpoint", default]
+    """The file of ``--checkpoint``, and the flags with it in any case; ``default`` may be empty: it must be given."""
+    given = any(word == "--checkpoint" or word.startswith("--checkpoint=") for word in argv)
+    words = [*argv] if given or not default else [*argv, "--checkpoint", default]
+    return checkpoint_flag(words), words
 
 
 def trained_stage(name: str, argv: Sequence[str], default: str, config: type, program: str) -> tuple[Any, Any]:
@@ -57,9 +52,9 @@ def loaded_model(stage: Any) -> Any:
     return stage.build_model().to(_device()).eval()
 
 
-def predicted(stage: Any, model: Any, dataset: Any, config: RunConfig, count: int = _MOST) -> list[dict[str, Any]]:
-    """The rows that the stage predicts of the first ``count`` items."""
-    keys = [Key(0, index) for index in range(min(len(dataset), count))]
+def predicted(stage: Any, model: Any, dataset: Any, config: RunConfig) -> list[dict[str, Any]]:
+    """The rows that the stage predicts of all items."""
+    keys = [Key(0, index) for index in range(len(dataset))]
     batches = [keys[i : i + config.batch_size] for i in range(0, len(keys), config.batch_size)]
     loader = DataLoader(dataset, batch_sampler=batches, collate_fn=stage.collate, num_workers=config.num_workers)
     rows: list[dict[str, Any]] = []

@@ -1,17 +1,15 @@
 """`uni-sign extract`: videos to pose files of 133 points, by ONNX models from local files."""
 
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from uni_sign.commands.prepare import convert, share_of
-from uni_sign.config import at_least, between, flag, parse_flags
+from uni_sign.commands._extraction import Extract, ExtractionConfig, by_name, run_extraction
+from uni_sign.config import flag, parse_flags
 from uni_sign.data.corpora import VIDEO_SUFFIXES
 from uni_sign.data.rtmpose import OnnxModel, detected, estimated, signer_track
 from uni_sign.data.video import Video
@@ -34,37 +32,17 @@ MODES = {
     ),
 }
 _AT_ONCE = 16  # frames in memory
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class ExtractConfig:
+class ExtractConfig(ExtractionConfig):
     """The flags of extraction."""
 
-    videos: Path = flag(Path("."), "a video, or a folder of them, searched to its depths")
-    output_dir: Path = flag(Path("pose_format"), "folder for a <clip>.npz of each video")
     mode: Literal["performance", "balanced", "lightweight"] = flag("performance", "which of the published models")
     models: Path = flag(Path("pretrained_weight/rtmpose"), "folder that holds them, under their published names")
     detector: str = flag("", "another YOLOX model file; default: the mode's")
     pose_model: str = flag("", "another RTMPose or RTMW model file of 133 points; default: the mode's")
     device: Literal["cpu", "cuda"] = flag("cpu", "where the models run")
-    num_workers: int = flag(1, "processes on this machine", check=between(1, 256))
-    shard_index: int = flag(
-        -1,
-        "which share of the videos is this process's, from 0; -1: as launcher or Slurm array say",
-        aliases=("shard",),
-    )
-    shard_count: int = flag(
-        0, "shares in all; 0: as launcher or Slurm array say", check=at_least(0), aliases=("num_shards",)
-    )
-
-    def conflicts(self) -> str | None:
-        """What does not go together, in one sentence."""
-        if (self.shard_index >= 0) != (self.shard_count > 0):
-            return "--shard_index and --shard_count go together"
-        if self.shard_index >= max(1, self.shard_count):
-            return f"--shard_index {self.shard_index} is not below --shard_count {self.shard_count}: count from 0"
-        return None
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -87,26 +65,21 @@ class Models(NamedTuple):
 def extract(argv: Sequence[str]) -> int:
     """Run the command; status 0, or 1 where a video of this process's share gave no poses."""
     [config] = parse_flags(argv, ExtractConfig, program="uni-sign extract")
-    index, count = share_of(config, os.environ)
     extractor = load_models(config).extractor  # what is wrong with them is said once, before any process starts
-    videos = find_videos(config.videos)
-    mine = range(index, len(videos), count)
-    todo = [place for place in mine if extractor_of(_target(config, videos[place])) != extractor]
-    print(
-        f"{len(videos)} videos in {config.videos}; share {index + 1} of {count} has {len(mine)}, {len(todo)} of them "
-        "to do."
+    videos = by_name(find_videos(config.videos), lambda video: video.stem)
+    return run_extraction(
+        config, videos, lambda file: extractor_of(file) == extractor, partial(_load, config), "videos"
     )
-    try:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir {config.output_dir} cannot be written ({error.strerror}).") from error
-    if todo:
-        convert(partial(_extracted, config, videos), todo, index, count, config.num_workers, "extracting")
-    problems = [path for place in mine if (path := _problem(config, videos[place])).is_file()]
-    for path in problems[:_SHOWN]:
-        print(path.read_text(encoding="utf-8"))
-    print(f"{len(mine) - len(problems)} of {len(mine)} videos have their poses in {config.output_dir}.")
-    return 1 if problems else 0
+
+
+def _load(config: ExtractConfig) -> Extract:
+    models = load_models(config)
+
+    def extracted(video: Path) -> Callable[[Any], None]:
+        keypoints, scores = poses_of(video, models)
+        return lambda file: write_npz(file, keypoints, scores, models.extractor)
+
+    return extracted
 
 
 def load_models(config: ExtractConfig) -> Models:
@@ -125,57 +98,13 @@ def load_models(config: ExtractConfig) -> Models:
 
 
 def find_videos(place: Path) -> list[Path]:
-    """The video, or all of a folder, sorted; raises InputError where there are none, or two would give one file."""
+    """The video, or all of a folder, sorted; raises InputError where there are none."""
     if place.is_file():
         return [place]
     found = sorted(path for path in place.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if not found:
         raise InputError(f"No video ({', '.join(VIDEO_SUFFIXES)}) at --videos {place}.")
-    by_stem: dict[str, Path] = {}
-    for path in found:
-        if path.stem in by_stem:
-            raise InputError(f"{path} and {by_stem[path.stem]} would both become {path.stem}.npz: rename one of them.")
-        by_stem[path.stem] = path
     return found
-
-
-def _target(config: ExtractConfig, video: Path) -> Path:
-    return config.output_dir / f"{video.stem}.npz"
-
-
-def _problem(config: ExtractConfig, video: Path) -> Path:
-    return config.output_dir / f"{video.stem}.problem.txt"
-
-
-def _extracted(config: ExtractConfig, videos: Sequence[Path], places: Sequence[int], _: str) -> Iterator[None]:
-    """Videos to files, whole or not at all; a sentence in place of what cannot be."""
-    models = load_models(config)
-    for place in places:
-        video = videos[place]
-        problem = _problem(config, video)
-        try:
-            keypoints, scores = poses_of(video, models)
-            _write(_target(config, video), keypoints, scores, models.extractor)
-            problem.unlink(missing_ok=True)
-        except SampleError as error:
-            problem.write_text(str(error), encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--output_dir {config.output_dir} cannot be written ({error.strerror}).") from error
-        yield
-
-
-def _write(path: Path, keypoints: np.ndarray, scores: np.ndarray, extractor: dict[str, str]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write_npz(file, keypoints, scores, extractor)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def poses_of(video: Path, models: Models) -> tuple[np.ndarray, np.ndarray]:

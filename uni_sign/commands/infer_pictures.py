@@ -19,7 +19,7 @@ class PicturesConfig(RunConfig):
 
 def infer_pictures(name: str, argv: Sequence[str]) -> int:
     """Draw held-out frames true and generated, and say how far apart they are."""
-    default = "checkpoints_skeleton_hierarchical/best_model.pth"
+    default = "checkpoints_skeleton_hierarchical/best_model.pth" if name == "skeleton" else ""
     stage, config = trained_stage(name, argv, default, PicturesConfig, f"uni-sign infer {name}")
     stage.check()
     stage.drawn = config.samples

@@ -17,6 +17,10 @@ _SCORES = {
     "wer": "WER",
     "top1_instance": "top-1",
     "top1_class": "top-1 per class",
+    "loss": "loss",
+    "below_mean_picture": "times below the mean picture",
+    "below_mean_face": "times below the mean face",
+    "similarity": "similarity of clips",
 }
 
 
@@ -48,23 +52,33 @@ def _results(folder: Path) -> dict[str, Any]:
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return [{key: str(row[key]) for key in ("name", "prediction", "reference", "language")} for row in rows]
+        return [{key: str(row[key]) for key in _columns(row)} for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is missing or broken: score the run again with --eval.") from error
 
 
+def _columns(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of what was written; of a stage that writes no text, which tells each clip's loss, the name alone."""
+    return ("name",) if "loss" in row else ("name", "prediction", "reference", "language")
+
+
 def _languages(rows: Iterable[Mapping[str, str]]) -> Counter[str]:
-    """Clips per language, in alphabetical order."""
-    return Counter(sorted(row["language"] for row in rows))
+    """Clips per language, in alphabetical order; empty where none is told."""
+    return Counter(sorted(row.get("language", "") for row in rows))
 
 
 def _translations(split: str, rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """A few clips of each language, spread over the split, the reference above what the model wrote."""
+    """A few clips of each language, spread over the split, the reference above what the model wrote.
+
+    Nothing where a stage writes no text.
+    """
+    if not all("prediction" in row for row in rows):
+        return []
     lines = [f"Held-out clips of the {split} split"]
     width = max((len(row["name"]) for row in rows), default=0)
     for language in _languages(rows):
         chosen = [row for row in rows if row["language"] == language]
-        lines += ["", f"  {language}"]
+        lines += ["", f"  {language}"] if language else [""]
         for row in chosen[:: max(1, len(chosen) // _CLIPS_PER_LANGUAGE)][:_CLIPS_PER_LANGUAGE]:
             lines.append(f"    {row['name']:<{width}}  reference   {row['reference']}")
             lines.append(f"    {'':<{width}}  prediction  {row['prediction']}")
@@ -87,10 +101,14 @@ def _score_table(results: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping
 
 def _score_line(label: str, clips: int, values: Sequence[float | None], columns: Mapping[str, str]) -> str:
     cells = (
-        f"{'-' if value is None else f'{value:.2f}':>{len(title) + 4}}"
+        f"{'-' if value is None else _rounded(value):>{len(title) + 4}}"
         for value, title in zip(values, columns.values(), strict=True)
     )
     return f"{label:<14}{clips:>7}" + "".join(cells)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
 
 
 def _places(folder: Path) -> list[str]:
@@ -100,6 +118,7 @@ def _places(folder: Path) -> list[str]:
         "scores": "results.json",
         "loss curve": "pictures/loss.png",
         "gate heat maps": "pictures/*gate*.png",
+        "pictures": "pictures/val_*.png",
         "weights": "*.pth",
         "log": "log.jsonl",
     }

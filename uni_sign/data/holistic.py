@@ -42,11 +42,11 @@ class Normalization:
     high: np.ndarray
 
     @classmethod
-    def of(cls, points: np.ndarray, present: np.ndarray) -> "Normalization":
-        """That of points (N, 143, 3), those of missing regions aside."""
+    def of(cls, points: np.ndarray, present: np.ndarray, where: str) -> "Normalization":
+        """That of points (N, 143, 3), those of missing regions aside; ``where`` is named if there is nothing else."""
         values = points[point_mask(present)]
         if not len(values):
-            raise InputError("No frame has a region that is there: get other keypoints.")
+            raise InputError(f"{where}: no frame that trains has a region that is there: get other keypoints.")
         low, high = values.min(axis=0), values.max(axis=0)
         return cls(low, np.where(high > low, high, low + 1))
 
@@ -58,6 +58,21 @@ class Normalization:
     def undo(self, points: np.ndarray) -> np.ndarray:
         """The coordinates that `apply` was given."""
         return points * (self.high - self.low) + self.low
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Normalization":
+        """What `plain` gave; raises ValueError for anything else."""
+        bounds: list[np.ndarray] = []
+        for name in ("low", "high"):
+            bound = plain.get(name)
+            numbers = isinstance(bound, (list, tuple)) and len(bound) == AXES
+            if not numbers or not all(isinstance(one, (int, float)) and abs(one) <= 2 * _LIMIT for one in bound or ()):
+                raise ValueError("its normalization is not two lists of three numbers")
+            bounds.append(np.array(bound, np.float64))
+        low, high = bounds
+        if not (low < high).all():
+            raise ValueError("its normalization has no width")
+        return cls(low, high)
 
     def plain(self) -> dict[str, list[float]]:
         """As a checkpoint holds it."""

@@ -3,7 +3,6 @@
 An .npz holds `points` (T, 143, 3) float32, `present` (T, 4) bool, and `extractor`: name, version and mode.
 """
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from uni_sign.data.holistic import AXES, POINTS, REGIONS
+from uni_sign.data.npz import read_npz
 from uni_sign.data.safe_pickle import check_file, load_pickle
 from uni_sign.data.sequences import Sequences, sequence_of
 from uni_sign.errors import InputError
@@ -41,7 +41,10 @@ def read_clip(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises InputError, naming the file, for anything else.
     """
     if path.suffix == ".npz":
-        points, present = _arrays(path)
+        arrays = read_npz(path, ("points", "present"), MAX_BYTES, "extract it anew")
+        if len(arrays) < 2:
+            raise InputError(f"{path} holds no points and present: extract it anew.")
+        points, present = arrays["points"], arrays["present"]
         whole, _ = sequence_of(points, str(path))
         if present.shape != (len(whole), len(REGIONS)) or present.dtype != bool:
             raise InputError(
@@ -50,23 +53,6 @@ def read_clip(path: Path) -> tuple[np.ndarray, np.ndarray]:
         return whole, present
     content = load_pickle(path)
     return sequence_of(content.get("keypoints") if isinstance(content, Mapping) else content, str(path))
-
-
-def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    check_file(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise InputError(f"{path} unpacks to more than {MAX_BYTES:,} bytes: split it.")
-        with np.load(path, allow_pickle=False) as arrays:
-            points, present = arrays["points"], arrays["present"]
-        if not isinstance(points, np.ndarray) or not isinstance(present, np.ndarray):
-            raise ValueError("something else than arrays")
-        return points, present
-    except InputError:
-        raise
-    except Exception:  # as above
-        raise InputError(f"{path} is no .npz of points and present, or is damaged: extract it anew.") from None
 
 
 def write_arrow(path: Path, names: Sequence[str], clips: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -33,9 +33,9 @@ class FrameItems:
     boxes: np.ndarray | None = None
 
     @cached_property
-    def sizes(self) -> np.ndarray:
+    def sizes(self) -> list[int]:
         """All alike."""
-        return np.ones(len(self.chosen), np.int64)
+        return [1] * len(self.chosen)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -77,9 +77,10 @@ class WindowItems:
     features: np.ndarray | None = None
 
     @cached_property
-    def sizes(self) -> np.ndarray:
+    def sizes(self) -> list[int]:
         """Frames of each."""
-        return self.windows.length
+        lengths: list[int] = self.windows.length.tolist()
+        return lengths
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -96,17 +97,16 @@ class WindowItems:
 
 @dataclass(frozen=True, eq=False)
 class TextItems:
-    """Clips ``chosen`` in vectors, with the piece ids of their texts (a list a clip, or none: to be written)."""
+    """Clips ``chosen`` in vectors, with the piece ids of all clips' texts."""
 
     representations: Representations
     chosen: np.ndarray
-    texts: Sequence[str]
     ids: Sequence[Sequence[int]]
 
     @cached_property
-    def sizes(self) -> np.ndarray:
+    def sizes(self) -> list[int]:
         """Pieces of each text."""
-        return np.array([max(1, len(self.ids[clip])) for clip in self.chosen], np.int64)
+        return [len(self.ids[clip]) for clip in self.chosen]
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -144,6 +144,7 @@ def stacked_texts(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     batch["temporal"] = _padded([torch.from_numpy(item["temporal"]) for item in items], 0.0)
     batch["padding"] = torch.arange(batch["temporal"].shape[1]) >= lengths[:, None]
     batch["labels"] = _padded([torch.from_numpy(item["labels"]) for item in items], IGNORED)
+    batch["target_position"] = (batch["labels"].flatten() != IGNORED).nonzero()[:, 0]
     return batch
 
 

@@ -41,8 +41,8 @@ def read_face_table(path: Path) -> tuple[int, ...]:
     return tuple(table)
 
 
-def check_task(task: Path) -> dict[str, str]:
-    """What is written into files made by ``task``; raises InputError where MediaPipe cannot use it."""
+def check_task(task: Path, face_table: Sequence[int] = FACE_68) -> dict[str, str]:
+    """What is written into files made by both; raises InputError where MediaPipe cannot use the ``task``."""
     if not task.is_file():
         raise InputError(
             f"No model file {task.name} in {task.parent}: put MediaPipe's holistic_landmarker.task there, or name it "
@@ -57,7 +57,8 @@ def check_task(task: Path) -> dict[str, str]:
             f"{task} is no holistic landmarker that MediaPipe can use ({''.join(said)[:200]}): get it anew."
         )
     digest = hashlib.sha256(task.read_bytes()).hexdigest()[:12]
-    return {"name": "mediapipe-holistic", "version": digest, "mode": "video"}
+    kept = hashlib.sha256(repr(tuple(face_table)).encode()).hexdigest()[:8]
+    return {"name": "mediapipe-holistic", "version": digest, "mode": f"video, face table {kept}"}
 
 
 class Holistic:

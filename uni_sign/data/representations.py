@@ -1,13 +1,12 @@
 """Clips in vectors, as the temporal model leaves them, and the texts that belong to them."""
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from uni_sign.data.npz import read_npz
 from uni_sign.data.safe_pickle import check_file
 from uni_sign.errors import InputError
 
@@ -43,7 +42,8 @@ def read_representations(path: Path) -> Representations:
 
     Raises InputError, naming file and array, where it is damaged, or the arrays do not fit together.
     """
-    arrays, names = _arrays(path)
+    arrays = read_npz(path, (*_DIMENSIONS, "lengths"), MAX_BYTES, "extract it anew")
+    names = _names(path)
     count = None
     for key, dimensions in _DIMENSIONS.items():
         array = arrays.get(key)
@@ -70,33 +70,11 @@ def read_representations(path: Path) -> Representations:
     return Representations(**vectors, lengths=lengths.astype(np.int64), names=names)
 
 
-def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    check_file(path)
-    found: dict[str, np.ndarray] = {}
-    names: list[str] = []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise InputError(f"{path} unpacks to more than {MAX_BYTES:,} bytes: split it.")
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in (*_DIMENSIONS, "lengths"):
-                if name in arrays.files:
-                    found[name] = arrays[name]
-            if "names" in arrays.files:
-                names = _names(arrays)
-        if not all(isinstance(array, np.ndarray) for array in found.values()):
-            raise ValueError("something else than arrays")
-    except InputError:
-        raise
-    except Exception:  # zip, zlib and numpy raise a dozen types for damaged files
-        raise InputError(f"{path} is not an .npz file of plain arrays, or is damaged: extract it anew.") from None
-    return found, names
-
-
-def _names(arrays: Any) -> list[str]:
+def _names(path: Path) -> list[str]:
     """Names as text; none where an older writer pickled them, or they are no text."""
     try:
-        names = arrays["names"].tolist()
+        with np.load(path, allow_pickle=False) as arrays:
+            names = arrays["names"].tolist()
         "".join(names).encode()
     except Exception:  # numpy raises SystemError for letters that there are not
         return []

@@ -1,8 +1,10 @@
 """Skeletons as grey pictures, black on white, as the image models are to draw them: drawn once, and kept on disk."""
 
 import hashlib
+import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +14,8 @@ import numpy as np
 from uni_sign.canvas import Canvas
 from uni_sign.data.holistic import REGIONS, SLICES
 
-_VERSION = 1  # of the drawing: kept pictures of another one are not read
+_VERSION = 2  # of the drawing: kept pictures of another one are not read
+_CRC_BYTES = 4
 _PAPER, _INK = "white", "black"
 _FACE_RUNS = ((0, 17), (17, 22), (22, 27), (27, 36))
 _FACE_LOOPS = ((36, 42), (42, 48), (48, 60), (60, 68))
@@ -75,51 +78,48 @@ def face_alone(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class SkeletonImages:
     """The pictures of frames (N, 143, 3), drawn where first asked for and kept under ``folder`` for all processes.
 
-    A file there is named by the frames themselves and holds a picture a frame, and its CRC-32: what another process
-    or a crash left half written is drawn anew. Where the folder cannot be written, nothing is kept.
+    A file there is named by the frames themselves and holds a record a frame, its picture and the CRC-32 of it: what
+    another process or a crash left half written is drawn anew. What cannot be written is drawn each time.
     """
 
-    def __init__(self, points: np.ndarray, present: np.ndarray, size: int, folder: Path | None) -> None:
+    def __init__(self, points: np.ndarray, present: np.ndarray, size: int, folder: Path) -> None:
         self._points, self._present, self._size = points, present, size
-        self._kept = _opened(folder, points, present, size) if folder else None
+        self.path = folder / f"skeletons_{_digest(points, present, size)}.bin"
+        self._file: int | None = None
+        # Not mapped into memory: there a full disk would end the process.
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
 
     @property
     def note(self) -> str:
         """Where pictures are kept, for a person."""
-        if self._kept is None:
-            return "Skeleton pictures are drawn each time: their folder cannot be written, or is not asked for."
-        return f"Skeleton pictures are kept in {self._kept[2]}."
+        if self._file is None:
+            return f"Skeleton pictures are drawn each time: {self.path} cannot be written."
+        return f"Skeleton pictures are kept in {self.path}."
 
     def __getitem__(self, index: int) -> np.ndarray:
         """(size, size) uint8."""
-        if self._kept is not None:
-            pixels, checksums, _ = self._kept
-            kept = np.array(pixels[index])
-            if checksums[index] and zlib.crc32(kept.data) == checksums[index]:
-                return kept
+        length = self._size**2 + _CRC_BYTES
+        if self._file is not None:
+            record = os.pread(self._file, length, index * length)
+            picture = np.frombuffer(record[:-_CRC_BYTES], np.uint8)
+            if len(record) == length and record[-_CRC_BYTES:] == _crc(picture):
+                return picture.reshape(self._size, self._size)
         drawn = np.ascontiguousarray(draw_skeleton(self._points[index], self._present[index], self._size))
-        if self._kept is not None:
-            pixels[index] = drawn
-            checksums[index] = zlib.crc32(drawn.data)
+        if self._file is not None:
+            with suppress(OSError):
+                os.pwrite(self._file, drawn.tobytes() + _crc(drawn), index * length)
         return drawn
 
 
-def _opened(
-    folder: Path, points: np.ndarray, present: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray, Path] | None:
-    """Pictures (N, size, size) and checksums (N,), mapped from a file that grows as they are drawn."""
-    digest = hashlib.blake2b(np.ascontiguousarray(points).data, digest_size=8)
-    digest.update(np.ascontiguousarray(present).data)
-    digest.update(f"{_VERSION} {size}".encode())
-    path, count = folder / f"skeletons_{digest.hexdigest()}.bin", len(points)
-    wanted = count * (size * size + 4)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            if file.tell() != wanted:
-                file.truncate(wanted)  # zeros that take no room yet
-        pixels = np.memmap(path, np.uint8, "r+", 0, (count, size, size))
-        checksums = np.memmap(path, "<u4", "r+", count * size * size, (count,))
-    except OSError:
-        return None
-    return pixels, checksums, path
+def _crc(picture: np.ndarray) -> bytes:
+    """Of a picture; never that of the zeros between records that were not written yet."""
+    return (zlib.crc32(picture.data) or 1).to_bytes(_CRC_BYTES, "little")
+
+
+def _digest(points: np.ndarray, present: np.ndarray, size: int) -> str:
+    digest = hashlib.blake2b(f"{_VERSION} {size}".encode(), digest_size=8)
+    for values in (points, present):
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import random
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from uni_sign.data.npz import read_npz
 from uni_sign.data.pose_format import read_pose_format
-from uni_sign.data.safe_pickle import MAX_BYTES, check_file, load_pickle
+from uni_sign.data.safe_pickle import MAX_BYTES, load_pickle
 from uni_sign.errors import InputError, SampleError
 
 POINTS = 133
@@ -187,20 +187,13 @@ def extractor_of(path: Path) -> dict[str, str] | None:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    check_file(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise InputError(f"{path} unpacks to more than {MAX_BYTES:,} bytes: split it.")
-        with np.load(path, allow_pickle=False) as arrays:
-            found: dict[str, Any] = {name: arrays[name] for name in arrays.files if name in _ARRAYS}
-            if "extractor" in arrays.files:
-                found["extractor"] = dict(zip(_EXTRACTOR, map(str, arrays["extractor"].tolist()), strict=True))
-            return found
-    except InputError:
-        raise
-    except Exception:  # zip, zlib and numpy raise a dozen types for damaged files
-        raise InputError(f"{path} is not an .npz file of plain arrays, or is damaged: get it anew.") from None
+    found: dict[str, Any] = dict(read_npz(path, (*_ARRAYS, "extractor"), MAX_BYTES))
+    if "extractor" in found:
+        try:
+            found["extractor"] = dict(zip(_EXTRACTOR, map(str, found["extractor"].tolist()), strict=True))
+        except Exception:  # numpy raises SystemError for letters that there are not
+            raise InputError(f"{path} does not say in three words what made it: get it anew.") from None
+    return found
 
 
 def _clip(content: Any) -> tuple[Frames, Frames, int]:

@@ -64,14 +64,15 @@ class VideoLanguageAlignment(nn.Module):
         self, global_vector: Tensor, local: Tensor, temporal: Tensor | None = None, padding: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """States (B, S, width) that the decoder attends to, and their attention mask (B, S); S: 1, or 1 + T."""
-        video = self.video_projection(torch.cat([global_vector, local.flatten(1)], dim=1))[:, None]
+        dtype = self.video_pos_encoding.dtype  # DeepSpeed casts weights, and no batch
+        video = self.video_projection(torch.cat([global_vector, local.flatten(1)], dim=1).to(dtype))[:, None]
         states = video + self.video_pos_encoding
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         if temporal is None:
             return states, mask
         seen = torch.ones(temporal.shape[:2], dtype=torch.long, device=states.device)
         seen = seen if padding is None else seen.masked_fill(padding, 0)
-        return torch.cat([states, self.temporal_projection(temporal)], dim=1), torch.cat([mask, seen], dim=1)
+        return torch.cat([states, self.temporal_projection(temporal.to(dtype))], dim=1), torch.cat([mask, seen], dim=1)
 
     def logits(self, states: Tensor, mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Logits (B, L, vocabulary) after each of the given pieces."""
@@ -85,13 +86,14 @@ class VideoLanguageAlignment(nn.Module):
         hidden: Tensor = decoded.last_hidden_state
         return hidden
 
-    def summed_loss(self, states: Tensor, mask: Tensor, labels: Tensor, ignored: int, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy summed over the labels (B, L) that are not ``ignored``."""
-        pad = self.mbart.config.pad_token_id
-        given = shift_tokens_right(labels.masked_fill(labels == ignored, pad), pad)
-        hidden = self._decoded(states, mask, given)
-        seen = labels != ignored
-        loss: Tensor = self.mbart.lm_head(hidden[seen], labels[seen], smoothing)
+    def summed_loss(self, states: Tensor, mask: Tensor, labels: Tensor, places: Tensor, smoothing: float) -> Tensor:
+        """Cross-entropy summed over the ``places`` (N,) of real labels among all (B * L,) of ``labels`` (B, L).
+
+        The others are -100; what the decoder is given begins with a text's last piece, as mBART has it.
+        """
+        given = shift_tokens_right(labels, self.mbart.config.pad_token_id)
+        rows = self._decoded(states, mask, given).flatten(0, 1).index_select(0, places)
+        loss: Tensor = self.mbart.lm_head(rows, labels.flatten().index_select(0, places), smoothing)
         return loss
 
     @torch.no_grad()

@@ -85,7 +85,8 @@ class HierarchicalEncoder(nn.Module):
         return self.global_proj(pooled[:, 0]), regional
 
     def _region(self, number: int, points: Tensor) -> Tensor:
-        hidden = self.region_projections[number](points)
+        # DeepSpeed casts weights, and no batch.
+        hidden = self.region_projections[number](points.to(self.global_proj.weight.dtype))
         hidden = hidden + sinusoidal_positions(hidden.shape[1], hidden.shape[2], hidden)
         encoded: Tensor = self.region_encoders[number](hidden)
         return encoded.mean(dim=1)

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from transformers import AutoTokenizer, MBartConfig, MBartForConditionalGeneration
-from transformers.utils import logging as transformers_logging
 
 from uni_sign.errors import InputError
+from uni_sign.models.pretrained import first_line, load_pretrained
 
 _SIZES = (
     *("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads"),
@@ -61,23 +60,15 @@ def plain_config(config: MBartConfig) -> dict[str, Any]:
 
 def load_mbart(folder: Path) -> MBartForConditionalGeneration:
     """The pretrained mBART of a local folder in float32; raises InputError where weights are missing or wrong."""
-    config = read_mbart_config(folder)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        model, info = MBartForConditionalGeneration.from_pretrained(
-            folder, config=config, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as error:
-        # from_pretrained answers a truncated or foreign file with whatever its reader raised.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"The mBART weights in {folder} cannot be loaded: {reason}") from error
-    missing = sorted(name for name in info["missing_keys"] if "embed_tokens" not in name and "lm_head" not in name)
-    if missing:
-        raise InputError(
-            f"The mBART weights in {folder} lack {len(missing)} tensors, first {missing[0]}: copy the folder again."
-        )
-    return model.train()
+    tied = ("embed_tokens", "lm_head")
+    model: MBartForConditionalGeneration = load_pretrained(
+        MBartForConditionalGeneration,
+        folder,
+        read_mbart_config(folder),
+        "mBART",
+        lambda name: any(part in name for part in tied),
+    )
+    return model
 
 
 class Start(NamedTuple):
@@ -94,8 +85,7 @@ class MBartTexts:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"No mBART tokenizer in {folder} can be read ({reason}): {_ADVICE}.") from error
+            raise InputError(f"No mBART tokenizer in {folder} can be read ({first_line(error)}): {_ADVICE}.") from error
         if language:
             if language not in self._tokenizer.get_vocab() or not hasattr(self._tokenizer, "tgt_lang"):
                 raise InputError(f"--tgt_lang {language} is no language of the tokenizer in {folder}, such as en_XX.")

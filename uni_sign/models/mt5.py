@@ -2,15 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, MT5Config, MT5EncoderModel, MT5ForConditionalGeneration, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from uni_sign.errors import InputError
 from uni_sign.models.cross_entropy import output_matrix
+from uni_sign.models.pretrained import load_pretrained
 
 _SIZES = (
     *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads"),
@@ -86,36 +84,19 @@ def new_mt5(config: MT5Config) -> MT5ForConditionalGeneration:
 
 def load_mt5(folder: Path) -> MT5ForConditionalGeneration:
     """The pretrained mT5 of a local folder in float32; raises InputError where weights are missing or wrong."""
-    model = _from_folder(MT5ForConditionalGeneration, folder, allowed_missing=_TIED_EMBEDDINGS)
+    model = load_pretrained(
+        MT5ForConditionalGeneration, folder, read_config(folder), "mT5", lambda name: name in _TIED_EMBEDDINGS
+    )
     return share_embeddings(model)
 
 
 def load_text_stack(folder: Path) -> MT5EncoderModel:
     """The encoder half of the pretrained mT5 of a local folder in float32."""
-    model = _from_folder(MT5EncoderModel, folder, allowed_missing={"encoder.embed_tokens.weight"})
+    model: MT5EncoderModel = load_pretrained(
+        MT5EncoderModel, folder, read_config(folder), "mT5", lambda name: name == "encoder.embed_tokens.weight"
+    )
     model.encoder.set_input_embeddings(model.shared)
     return model
-
-
-def _from_folder(kind: Any, folder: Path, allowed_missing: set[str]) -> Any:
-    config = read_config(folder)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        model, info = kind.from_pretrained(
-            folder, config=config, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as error:
-        # from_pretrained answers a truncated or foreign file with whatever its reader raised.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"The mT5 weights in {folder} cannot be loaded: {reason}") from error
-    missing = sorted(set(info["missing_keys"]) - allowed_missing)
-    if missing:
-        raise InputError(
-            f"The mT5 weights in {folder} lack {len(missing)} tensors, first {missing[0]}: copy the folder again."
-        )
-    # from_pretrained gives it in evaluation mode: without dropout, and with nothing recomputed.
-    return model.train()
 
 
 def recompute_blocks(model: PreTrainedModel) -> None:

@@ -109,7 +109,7 @@ class TemporalSkeletonTransformer(nn.Module):
         return torch.cat([global_vector, regional.flatten(1)], dim=1).view(*frames.shape[:2], -1)
 
     def _represent(self, features: Tensor, padding: Tensor | None) -> "Representation":
-        hidden = self.fusion(self._fused(features))
+        hidden = self.fusion(self._fused(features.to(self.global_query.dtype)))
         hidden = hidden + sinusoidal_positions(hidden.shape[1], hidden.shape[2], hidden)
         temporal = self.temporal_encoder(hidden, src_key_padding_mask=padding)
         global_vector = self.global_proj(_pooled(self.global_attention, self.global_query[0, 0], temporal, padding))

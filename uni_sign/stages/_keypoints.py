@@ -19,6 +19,7 @@ from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.signs import Key
 from uni_sign.errors import InputError
 from uni_sign.models.hierarchical import EncoderSizes
+from uni_sign.models.keypoint_models import keypoint_model
 from uni_sign.models.weights import Checkpoint, load_checkpoint, unwrap
 from uni_sign.stages.base import Batch, BestFile, Datasets, Evaluation, Finding, to_device
 
@@ -38,7 +39,7 @@ DEFAULTS = {
 class EncoderConfig:
     """The flags of a hierarchical encoder."""
 
-    finetune: str = flag("", "start from the weights of this best_model.pth, and with its normalisation")
+    finetune: str = flag("", "start from the weights of this best file, with its sizes and its scaling of points")
     d_global: int = flag(256, "width of the global vector", check=at_least(4))
     d_region: int = flag(128, "width of a region's vector", check=at_least(4))
     nhead: int = flag(8, "attention heads; the encoder's have half as many", check=at_least(2))
@@ -56,45 +57,53 @@ class EncoderConfig:
         return None
 
 
-def encoder_sizes(config: EncoderConfig) -> EncoderSizes:
-    """The sizes that the flags say."""
-    return EncoderSizes(**{field.name: getattr(config, field.name) for field in fields(EncoderSizes)[1:]})
+def encoder_flags(config: EncoderConfig) -> dict[str, Any]:
+    """The encoder's sizes as the flags say, as plain values."""
+    return {"input_dim": 3, **{f.name: getattr(config, f.name) for f in fields(EncoderSizes) if f.name != "input_dim"}}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model's file: what it is, its weights, and how its input was scaled."""
+    """A best file of a stage: what rebuilds its model, its weights, and how its points were scaled, if it has any."""
 
     source: str
     model_config: dict[str, Any]
     weights: Checkpoint
-    normalization: Normalization
+    normalization: Normalization | None
 
 
-def read_trained(path: Path, stage: str) -> Trained:
-    """A `best_model.pth` of ``stage``. Raises InputError for anything else."""
+def read_trained(path: Path, stage: str, scaled: bool = True) -> Trained:
+    """The best file of ``stage``; ``scaled``: it must hold how points were scaled.
+
+    Raises InputError for anything else, and where its ``model_config`` describes no model.
+    """
     content = load_tensors(path)
     config, scaling = content.get("model_config"), content.get("normalization")
-    if isinstance(config, dict) and config.get("stage") != stage:
+    if not isinstance(config, dict) or not isinstance(scaling, dict):
+        raise InputError(f"{path} holds no model_config and normalization: give a best file of {stage}.")
+    if config.get("stage") != stage:
         raise InputError(f"{path} is of the stage {config.get('stage')}, not {stage}.")
-    if not isinstance(config, dict) or not isinstance(scaling, dict) or not {"low", "high"} <= set(scaling):
-        raise InputError(f"{path} holds no model_config and normalization: give a best_model.pth of {stage}.")
-    bounds = [np.array(scaling[name], np.float64) for name in ("low", "high")]
-    if any(bound.shape != (3,) or not np.isfinite(bound).all() for bound in bounds):
-        raise InputError(f"{path}: its normalization is not two lists of three numbers.")
-    return Trained(str(path), config, unwrap(content, str(path)), Normalization(*bounds))
+    try:
+        with torch.device("meta"):
+            keypoint_model(config)
+        normalization = Normalization.from_plain(scaling) if scaled else None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} describes no model that can be built: {error}.") from None
+    return Trained(str(path), config, unwrap(content, str(path)), normalization)
 
 
 class Keypoints(ABC):
     """A stage of the keypoint pipeline: see `uni_sign.stages.base.Stage` for when each method is called.
 
-    A stage of its own gives the splits, the model, the loss and `scored`.
+    A stage of its own gives the splits, what its flags say of the model, the loss, and scores.
     """
 
     Config: ClassVar[type]
     name: ClassVar[str]
     best_file: ClassVar[BestFile] = BEST
     defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
+    scaled: ClassVar[bool] = True
+    """Whether it reads points, which are scaled."""
 
     def __init__(self, config: Any, seed: int) -> None:
         self.config, self.seed, self.notes = config, seed, list[str]()
@@ -120,13 +129,18 @@ class Keypoints(ABC):
         """The parts ``train`` and ``val``."""
 
     @abstractmethod
-    def make_model(self) -> Any:
-        """The model, its weights drawn at random."""
+    def told_config(self) -> dict[str, Any]:
+        """What the flags and files of this stage say of the model, without its name."""
 
     @cached_property
     def trained(self) -> Trained | None:
         """The model of ``--finetune``."""
-        return read_trained(Path(self.config.finetune), self.name) if self.config.finetune else None
+        return read_trained(Path(self.config.finetune), self.name, self.scaled) if self.config.finetune else None
+
+    @cached_property
+    def model_config(self) -> dict[str, Any]:
+        """All that rebuilds the model: that of ``--finetune``, or what is told here."""
+        return {"stage": self.name, **self.told_config()} if self.trained is None else self.trained.model_config
 
     def check(self) -> None:
         """Read every input that can be known to be wrong before training; raises InputError."""
@@ -144,13 +158,13 @@ class Keypoints(ABC):
     def meta_model(self) -> nn.Module:
         """The model without its weights."""
         with torch.device("meta"):
-            model: nn.Module = self.make_model()
-        return model
+            return self._frozen(keypoint_model(self.model_config))
 
-    def largest_batch(self, items: int, frames: int) -> Batch:  # noqa: ARG002 - all are alike
-        """The first items of the training part."""
+    def largest_batch(self, items: int, frames: int) -> Batch:  # noqa: ARG002 - they differ in little
+        """The largest items of the training part."""
         train = self.splits["train"]
-        return self.collate([train[Key(0, index)] for index in range(min(items, len(train)))])
+        largest = np.argsort(-np.array(train.sizes), kind="stable")[:items]
+        return self.collate([train[Key(0, int(index))] for index in largest])
 
     def prepare(self, accelerator: Any) -> None:  # noqa: B027 - most have nothing to do
         """Nothing to be done."""
@@ -167,12 +181,28 @@ class Keypoints(ABC):
         """The training part and the held-out one."""
         return Datasets(splits=self.splits, collate=self.collate, make_key=Key, notes=self.notes)
 
-    def build_model(self) -> Any:
+    def build_model(self) -> nn.Module:
         """The model with its starting weights."""
-        model = self.make_model()
+        model = self._frozen(self.starting_model())
         if self.trained is not None:
-            self.notes.append(load_checkpoint(model, self.trained.weights))
+            self.notes += [load_checkpoint(model, self.trained.weights), *self._sizes_note()]
         return model
+
+    def starting_model(self) -> nn.Module:
+        """The model before ``--finetune``, its weights drawn at random."""
+        return keypoint_model(self.model_config)
+
+    def _frozen(self, model: nn.Module) -> nn.Module:
+        """The model, with what does not train frozen."""
+        return model
+
+    def _sizes_note(self) -> list[str]:
+        told = self.told_config()
+        other = [name for name, value in told.items() if self.model_config.get(name, value) != value]
+        if not other:
+            return []
+        named = ", ".join(f"{name} {self.model_config[name]} (told {told[name]})" for name in other if name != "mbart")
+        return [f"Its sizes are those of --finetune, not of flags or defaults: {named or 'mBART'}."]
 
     def hot_modules(self, model: Any) -> list[nn.Module]:
         """The transformers' layers."""
@@ -197,16 +227,13 @@ class Keypoints(ABC):
     def scored(self, rows: list[dict[str, Any]]) -> Evaluation:
         """Scores of all rows, which are in the order of the split."""
 
-    @abstractmethod
-    def model_config(self) -> dict[str, Any]:
-        """What the model is built from."""
-
-    def extras(self) -> dict[str, Any]:
-        """What else its file must hold."""
-        return {}
+    @property
+    def normalization(self) -> Normalization | None:
+        """How points are scaled, where this stage reads any."""
+        return None
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """Stage, flags, and all that rebuilds the model."""
         plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.config).items()}
-        model_config = {"stage": self.name, **self.model_config()}
-        return {"stage": self.name, "config": plain, "model_config": model_config, **self.extras()}
+        scaling = self.normalization.plain() if self.normalization is not None else {}
+        return {"stage": self.name, "config": plain, "model_config": self.model_config, "normalization": scaling}

@@ -1,26 +1,25 @@
 """Keypoints to pictures, as two stages share it: of whole skeletons, and of faces."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from uni_sign.config import at_least, flag
-from uni_sign.data.holistic import Frames, Normalization, training_part
+from uni_sign.data.holistic import point_mask
 from uni_sign.data.keypoint_items import FrameItems, boxes_of
 from uni_sign.data.skeleton_images import SkeletonImages
 from uni_sign.errors import InputError
-from uni_sign.models.hierarchical import HierarchicalImageTransformer
 from uni_sign.models.picture_loss import STATIC_BOXES, box_weights, picture_losses
-from uni_sign.stages._keypoints import EncoderConfig, Keypoints, encoder_sizes
-from uni_sign.stages.base import Batch, Evaluation
+from uni_sign.stages._frames import FramesConfig, OfFrames
+from uni_sign.stages.base import Batch, Datasets, Evaluation
 
-_DRAWN = 8
+_FARTHEST = 2.0  # shares of the picture, which half of the points do not exceed
 _OF_MEAN = 512  # training pictures that the mean picture is taken of
 
 
@@ -29,10 +28,9 @@ def _power_of_two(value: int) -> str | None:
 
 
 @dataclass(frozen=True)
-class PictureConfig(EncoderConfig):
+class PictureConfig(FramesConfig):
     """The flags of keypoints to pictures."""
 
-    data_path: Path = flag(Path("sign_language_keypoints.pkl"), "the keypoints: a pickle")
     image_size: int = flag(256, "height and width of the pictures", check=_power_of_two)
     image_cache: str = flag("", "folder that keeps drawn pictures; default: .cache beside --data_path")
     use_weighted_loss: bool = flag(False, "hands and face count for more")
@@ -47,50 +45,32 @@ class PictureConfig(EncoderConfig):
         return super().conflicts()
 
 
-class Pictures(Keypoints):
+class Pictures(OfFrames):
     """Points to a picture of them."""
 
-    regions: ClassVar[Sequence[tuple[int, int]]]
-    drawn = _DRAWN
-    """How many pictures an evaluation hands back."""
-
-    def read_frames(self) -> Frames:
-        """The frames of ``--data_path``; faces as skeletons of nothing else."""
-        raise NotImplementedError
-
+    @abstractmethod
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """The model's points and regions."""
-        raise NotImplementedError
 
-    @cached_property
-    def frames(self) -> Frames:
-        """What ``--data_path`` holds."""
-        frames = self.read_frames()
-        if len(frames) < 2:
-            raise InputError(f"{self.config.data_path} holds {len(frames)} frame: one trains and another is held out.")
-        return frames
-
-    @cached_property
-    def trains(self) -> np.ndarray:
-        """Which frames train (N,)."""
-        return training_part(self.frames.clips, self.config.train_share)
-
-    @cached_property
-    def normalization(self) -> Normalization:
-        """That of ``--finetune``, or of the training part."""
-        if self.trained is not None:
-            return self.trained.normalization
-        return Normalization.of(self.frames.points[self.trains], self.frames.present[self.trains])
+    def check(self) -> None:
+        """Read every input that can be known to be wrong before training; raises InputError."""
+        super().check()
+        points = self.frames.points[..., :2][point_mask(self.frames.present)]
+        if len(points) and np.median(np.abs(points)) > _FARTHEST:
+            raise InputError(
+                f"{self.config.data_path}: half of its points lie outside of the picture: x and y must be shares of "
+                "its width and height, not pixels."
+            )
 
     @cached_property
     def images(self) -> SkeletonImages:
         """The true pictures."""
         folder = Path(self.config.image_cache or self.config.data_path.parent / ".cache")
-        return SkeletonImages(self.frames.points, self.frames.present, self.config.image_size, folder)
+        return SkeletonImages(self.frames.points, self.frames.present, self.image_size, folder)
 
     @cached_property
     def splits(self) -> dict[str, FrameItems]:
-        """Training part and held-out one, no clip in both."""
+        """Training part and held-out one."""
         frames = self.frames
         points = self.normalization.apply(frames.points, frames.present)
         boxes = None
@@ -98,27 +78,31 @@ class Pictures(Keypoints):
             boxes = boxes_of(frames.points, frames.present)
             if self.config.static_loss_regions:
                 boxes[:] = STATIC_BOXES
-        parts = {"train": np.flatnonzero(self.trains), "val": np.flatnonzero(~self.trains)}
         return {
             name: FrameItems(points, frames.present, frames.names, chosen, self.images, boxes)
-            for name, chosen in parts.items()
+            for name, chosen in self.parts.items()
         }
 
     @cached_property
     def mean_picture(self) -> np.ndarray:
         """That of the training part (size, size), in [-1, 1]: what knows nothing of a frame would draw."""
-        chosen = np.flatnonzero(self.trains)
+        chosen = self.parts["train"]
         chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), _OF_MEAN)).astype(int)]
-        total = np.zeros((self.config.image_size,) * 2)
+        total = np.zeros((self.image_size,) * 2)
         for frame in chosen:
             total += self.images[frame]
         return total / len(chosen) / 127.5 - 1
 
-    def make_model(self) -> HierarchicalImageTransformer:
-        """The model, its weights drawn at random."""
-        return HierarchicalImageTransformer(self.regions, encoder_sizes(self.config), self.config.image_size)
+    @property
+    def image_size(self) -> int:
+        """Height and width of the model's pictures."""
+        return int(self.model_config["image_size"])
 
-    def build_datasets(self) -> Any:
+    def told_config(self) -> dict[str, Any]:
+        """Sizes of encoder and picture."""
+        return {**super().told_config(), "image_size": self.config.image_size}
+
+    def build_datasets(self) -> Datasets:
         """The training part and the held-out one."""
         self.notes.append(self.images.note)
         return super().build_datasets()
@@ -134,7 +118,7 @@ class Pictures(Keypoints):
         if not config.use_weighted_loss:
             return None
         weights = (config.hand_weight, config.hand_weight, config.face_weight)
-        return box_weights(batch["boxes"], weights, config.image_size)
+        return box_weights(batch["boxes"], weights, self.image_size)
 
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch) -> list[dict[str, Any]]:
@@ -164,14 +148,6 @@ class Pictures(Keypoints):
             del row["index"], row["of_mean"]
         scores = {"loss": loss, "mse": mse, "below_mean_picture": of_mean / max(mse, 1e-12), "n": len(rows)}
         return Evaluation(scores, rows, grids={"pictures": grid})
-
-    def model_config(self) -> dict[str, Any]:
-        """Sizes of encoder and picture."""
-        return {**vars(encoder_sizes(self.config)), "image_size": self.config.image_size}
-
-    def extras(self) -> dict[str, Any]:
-        """How points are scaled."""
-        return {"normalization": self.normalization.plain()}
 
 
 def _unit(images: Tensor) -> Tensor:

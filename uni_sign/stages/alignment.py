@@ -9,18 +9,16 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import MBartConfig, MBartForConditionalGeneration
 
 from uni_sign.config import above, at_least, between, flag
-from uni_sign.data.keypoint_items import IGNORED, TextItems, stacked_texts
+from uni_sign.data.keypoint_items import TextItems, stacked_texts
 from uni_sign.data.representations import Representations, read_representations, read_texts
-from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.sequences import first_part
 from uni_sign.errors import InputError
 from uni_sign.metrics.translation import translation_scores
 from uni_sign.models.alignment import VideoLanguageAlignment
-from uni_sign.models.mbart import MBartTexts, load_mbart, mbart_config, plain_config, read_mbart_config
-from uni_sign.models.weights import Checkpoint, load_checkpoint, unwrap
+from uni_sign.models.keypoint_models import aligned
+from uni_sign.models.mbart import MBartTexts, load_mbart, plain_config, read_mbart_config
 from uni_sign.stages._keypoints import DEFAULTS, Keypoints
 from uni_sign.stages.base import Batch, Evaluation
 
@@ -52,6 +50,7 @@ class Alignment(Keypoints):
     Config: ClassVar[type] = AlignmentConfig
     name: ClassVar[str] = "alignment"
     defaults: ClassVar[Mapping[str, Any]] = {**DEFAULTS, "epochs": 20, "batch_size": 4}
+    scaled: ClassVar[bool] = False
 
     @cached_property
     def representations(self) -> Representations:
@@ -77,90 +76,80 @@ class Alignment(Keypoints):
         return MBartTexts(self.config.mbart_model_path, self.config.tgt_lang)
 
     @cached_property
-    def checkpoint(self) -> Checkpoint | None:
-        """That of ``--finetune``."""
-        path = self.config.finetune
-        return unwrap(load_tensors(Path(path)), f"--finetune {path}") if path else None
-
-    @cached_property
-    def mbart_config(self) -> MBartConfig:
-        """The shape of mBART: the checkpoint's, or the folder's."""
-        told = self.checkpoint.extras.get("model_config") if self.checkpoint else None
-        if not isinstance(told, dict):
-            return read_mbart_config(self.config.mbart_model_path)
-        try:
-            return mbart_config(told["mbart"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"--finetune {self.config.finetune}: its model_config is wrong: {error}.") from error
-
-    @cached_property
     def splits(self) -> dict[str, TextItems]:
         """The first clips, and the others."""
         trains = first_part(len(self.texts), self.config.train_share)
         ids = self.tokenizer.encode_all(self.texts, self.config.max_length)
         return {
-            name: TextItems(self.representations, np.flatnonzero(chosen), self.texts, ids)
+            name: TextItems(self.representations, np.flatnonzero(chosen), ids)
             for name, chosen in (("train", trains), ("val", ~trains))
         }
 
     def check(self) -> None:
         """Read every input that can be known to be wrong before training; raises InputError."""
-        config = self.mbart_config
-        if config.vocab_size < len(self.tokenizer):
+        super().check()
+        held, sizes = self.representations, self.model_config
+        pieces, width = sizes["mbart"]["vocab_size"], sizes["mbart"]["d_model"]
+        if pieces < len(self.tokenizer):
             raise InputError(
                 f"{self.config.mbart_model_path}: the tokenizer has {len(self.tokenizer)} pieces, the model only "
-                f"{config.vocab_size}: they do not belong together."
+                f"{pieces}: they do not belong together."
             )
-        if config.d_model % self.config.cross_attention_heads:
+        if width % sizes["cross_attention_heads"]:
+            raise InputError(f"--cross_attention_heads {sizes['cross_attention_heads']} must divide mBART's {width}.")
+        given = (held.global_reprs.shape[1] * 3, held.temporal_reprs.shape[2])
+        if given != (sizes["video_repr_dim"], sizes["temporal_dim"] or given[1]):
             raise InputError(
-                f"--cross_attention_heads {self.config.cross_attention_heads} must divide mBART's {config.d_model}."
+                f"{self.config.video_reprs_path} holds vectors of widths {given}, but --finetune was trained on "
+                f"{(sizes['video_repr_dim'], sizes['temporal_dim'])}."
             )
-        _ = self.splits
 
     def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
         """Items to a batch, padded."""
         return stacked_texts(items)
 
-    def make_model(self) -> VideoLanguageAlignment:
-        """The model, its weights drawn at random."""
-        return self._around(MBartForConditionalGeneration(self.mbart_config))
-
-    def _around(self, mbart: MBartForConditionalGeneration) -> VideoLanguageAlignment:
+    def told_config(self) -> dict[str, Any]:
+        """The shape of the folder's mBART, and of what stands before it."""
         held, config = self.representations, self.config
-        width = held.global_reprs.shape[1] * 3
-        temporal = held.temporal_reprs.shape[2] if config.use_temporal_tokens else 0
-        return VideoLanguageAlignment(mbart, width, config.cross_attention_heads, config.dropout, temporal)
+        return {
+            "mbart": plain_config(read_mbart_config(config.mbart_model_path)),
+            "video_repr_dim": held.global_reprs.shape[1] * 3,
+            "temporal_dim": held.temporal_reprs.shape[2] if config.use_temporal_tokens else 0,
+            "cross_attention_heads": config.cross_attention_heads,
+            "dropout": config.dropout,
+        }
 
-    def build_model(self) -> VideoLanguageAlignment:
-        """The model with mBART's weights from its folder, or all from ``--finetune``."""
-        if self.checkpoint is None:
-            model = self._around(load_mbart(self.config.mbart_model_path))
-        else:
-            model = self.make_model()
-            self.notes.append(load_checkpoint(model, self.checkpoint))
+    def starting_model(self) -> Any:
+        """The model around the folder's mBART."""
+        if self.trained is not None:
+            return super().starting_model()
+        return aligned(load_mbart(self.config.mbart_model_path), self.model_config)
+
+    def _frozen(self, model: Any) -> Any:
         if self.config.freeze_mbart:
             model.freeze_mbart()
         return model
 
     def count_targets(self, batch: Batch) -> int:
         """Pieces to write."""
-        return int((batch["labels"] != IGNORED).sum()) if batch["counted"] else 0
+        return len(batch["target_position"]) if batch["counted"] else 0
 
     def _states(self, model: VideoLanguageAlignment, batch: Batch) -> tuple[Tensor, Tensor]:
-        temporal = (batch["temporal"], batch["padding"]) if self.config.use_temporal_tokens else ()
+        temporal = (batch["temporal"], batch["padding"]) if self.model_config["temporal_dim"] else ()
         states: tuple[Tensor, Tensor] = model(batch["global"], batch["local"], *temporal)
         return states
 
     def compute_loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy summed over the pieces."""
-        loss = model.summed_loss(*self._states(model, batch), batch["labels"], IGNORED, self.config.label_smoothing)
+        labels, places = batch["labels"], batch["target_position"]
+        loss = model.summed_loss(*self._states(model, batch), labels, places, self.config.label_smoothing)
         return loss * float(batch["counted"]), {}
 
     @torch.no_grad()
     def predict(self, model: Any, batch: Batch) -> list[dict[str, Any]]:
         """What is written of each clip, and the loss of the batch with its first row."""
         states, mask = self._states(model, batch)
-        loss = float(model.summed_loss(states, mask, batch["labels"], IGNORED)) if self.count_targets(batch) else 0.0
+        loss = float(model.summed_loss(states, mask, batch["labels"], batch["target_position"], 0.0))
         synced = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
         start = self.tokenizer.start()
         ids = model.generate(
@@ -176,19 +165,22 @@ class Alignment(Keypoints):
         written = self.tokenizer.decode_all(ids.cpu().tolist())
         clips = self.splits["val"].chosen
         rows = [
-            {"index": index, "name": name, "prediction": text, "reference": self.texts[clips[index]], "loss": 0.0}
+            {
+                **{"index": index, "name": name, "prediction": text, "reference": self.texts[clips[index]]},
+                **{"language": self.config.tgt_lang, "summed_loss": 0.0},
+            }
             for index, name, text in zip(batch["indices"], batch["names"], written, strict=True)
             if index >= 0
         ]
         if rows:
-            rows[0]["loss"] = loss
+            rows[0]["summed_loss"] = loss
         return rows
 
     def scored(self, rows: list[dict[str, Any]]) -> Evaluation:
         """Loss of a piece, BLEU, ROUGE-L and chrF."""
         split = self.splits["val"]
         pieces = sum(len(split.ids[clip]) for clip in split.chosen)
-        loss = sum(row.pop("loss") for row in rows) / pieces
+        loss = sum(row.pop("summed_loss") for row in rows) / pieces
         for row in rows:
             del row["index"]
         style: Any = "characters" if self._chinese else "words"
@@ -200,21 +192,6 @@ class Alignment(Keypoints):
     def _chinese(self) -> bool:
         """Whether texts are scored by character: most of them have no spaces, and letters beyond ASCII."""
         return sum(not text.isascii() and " " not in text.strip() for text in self.texts) > len(self.texts) / 2
-
-    def model_config(self) -> dict[str, Any]:
-        """The shape of mBART, and of what stands before it."""
-        held, config = self.representations, self.config
-        return {
-            "mbart": plain_config(self.mbart_config),
-            "video_repr_dim": held.global_reprs.shape[1] * 3,
-            "temporal_dim": held.temporal_reprs.shape[2] if config.use_temporal_tokens else 0,
-            "cross_attention_heads": config.cross_attention_heads,
-            "dropout": config.dropout,
-        }
-
-    def extras(self) -> dict[str, Any]:
-        """Vectors come as they are."""
-        return {"normalization": {}}
 
 
 STAGE = Alignment

@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from uni_sign.config import flag
 from uni_sign.data.holistic import SLICES, Frames, read_faces
-from uni_sign.models.hierarchical import FACE_REGIONS
 from uni_sign.stages._keypoints import DEFAULTS
 from uni_sign.stages._pictures import PictureConfig, Pictures
 from uni_sign.stages.base import Batch
@@ -19,8 +16,6 @@ from uni_sign.stages.base import Batch
 class HierarchicalImageConfig(PictureConfig):
     """The flags of faces to pictures."""
 
-    data_path: Path = flag(Path("keypoints_data.pkl"), "the faces: a pickle")
-
 
 class HierarchicalImage(Pictures):
     """A face to a picture."""
@@ -28,7 +23,6 @@ class HierarchicalImage(Pictures):
     Config: ClassVar[type] = HierarchicalImageConfig
     name: ClassVar[str] = "hierarchical_image"
     defaults: ClassVar[Mapping[str, Any]] = {**DEFAULTS, "epochs": 100, "batch_size": 16}
-    regions = FACE_REGIONS
 
     def read_frames(self) -> Frames:
         """`keypoints_data.pkl`."""

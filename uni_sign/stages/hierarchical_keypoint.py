@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,21 +10,18 @@ import torch
 from torch import Tensor
 
 from uni_sign.config import at_least, flag
-from uni_sign.data.holistic import SLICES, Frames, Normalization, read_faces, training_part
+from uni_sign.data.holistic import SLICES, Frames, read_faces
 from uni_sign.data.keypoint_items import FrameItems
 from uni_sign.data.skeleton_images import draw_skeleton, face_alone
-from uni_sign.models.hierarchical import HierarchicalKeypointTransformer
-from uni_sign.stages._keypoints import DEFAULTS, EncoderConfig, Keypoints, encoder_sizes
+from uni_sign.stages._frames import FramesConfig, OfFrames
+from uni_sign.stages._keypoints import DEFAULTS
 from uni_sign.stages.base import Batch, Evaluation
-
-_DRAWN = 8
 
 
 @dataclass(frozen=True)
-class HierarchicalKeypointConfig(EncoderConfig):
+class HierarchicalKeypointConfig(FramesConfig):
     """The flags of faces to themselves."""
 
-    data_path: Path = flag(Path("keypoints_data.pkl"), "the faces: a pickle")
     num_decoder_layers: int = flag(4, "transformer layers of the decoder", check=at_least(1))
 
     def conflicts(self) -> str | None:
@@ -35,37 +31,27 @@ class HierarchicalKeypointConfig(EncoderConfig):
         return super().conflicts()
 
 
-class HierarchicalKeypoint(Keypoints):
+class HierarchicalKeypoint(OfFrames):
     """An autoencoder of faces."""
 
     Config: ClassVar[type] = HierarchicalKeypointConfig
     name: ClassVar[str] = "hierarchical_keypoint"
     defaults: ClassVar[Mapping[str, Any]] = {**DEFAULTS, "epochs": 100, "batch_size": 16}
 
-    @cached_property
-    def frames(self) -> Frames:
-        """What ``--data_path`` holds."""
+    def read_frames(self) -> Frames:
+        """`keypoints_data.pkl`."""
         return read_faces(self.config.data_path)
-
-    @cached_property
-    def trains(self) -> np.ndarray:
-        """Which frames train (N,)."""
-        return training_part(self.frames.clips, self.config.train_share)
-
-    @cached_property
-    def normalization(self) -> Normalization:
-        """That of ``--finetune``, or of the training part."""
-        if self.trained is not None:
-            return self.trained.normalization
-        return Normalization.of(self.frames.points[self.trains], self.frames.present[self.trains])
 
     @cached_property
     def splits(self) -> dict[str, FrameItems]:
         """Training part and held-out one."""
         frames = self.frames
         points = self.normalization.apply(frames.points, frames.present)[:, SLICES["face"]]
-        parts = {"train": np.flatnonzero(self.trains), "val": np.flatnonzero(~self.trains)}
-        return {n: FrameItems(points, frames.present, frames.names, chosen) for n, chosen in parts.items()}
+        return {n: FrameItems(points, frames.present, frames.names, chosen) for n, chosen in self.parts.items()}
+
+    def told_config(self) -> dict[str, Any]:
+        """Sizes of encoder and decoder."""
+        return {**super().told_config(), "num_decoder_layers": self.config.num_decoder_layers}
 
     @cached_property
     def mean_face(self) -> np.ndarray:
@@ -73,10 +59,6 @@ class HierarchicalKeypoint(Keypoints):
         train = self.splits["train"]
         mean: np.ndarray = train.points[train.chosen].mean(axis=0)
         return mean
-
-    def make_model(self) -> HierarchicalKeypointTransformer:
-        """The model, its weights drawn at random."""
-        return HierarchicalKeypointTransformer(encoder_sizes(self.config), self.config.num_decoder_layers)
 
     def compute_loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of each face, summed over those that count."""
@@ -92,7 +74,7 @@ class HierarchicalKeypoint(Keypoints):
         rows = zip(batch["indices"], batch["names"], losses, of_mean, range(len(points)), strict=True)
         return [
             {"index": index, "name": name, "loss": loss, "of_mean": mean}
-            | ({"points": torch.stack([points[i], rebuilt[i].float()]).cpu().numpy()} if index < _DRAWN else {})
+            | ({"points": torch.stack([points[i], rebuilt[i].float()]).cpu().numpy()} if index < self.drawn else {})
             for index, name, loss, mean, i in rows
             if index >= 0
         ]
@@ -114,14 +96,6 @@ class HierarchicalKeypoint(Keypoints):
         low, side = true[:, :2].min(axis=0), np.ptp(true[:, :2], axis=0).max()
         faces[..., :2] = (faces[..., :2] - low) / side * 0.7 + 0.15
         return np.stack([draw_skeleton(*one) for one in zip(*face_alone(faces), strict=True)])
-
-    def model_config(self) -> dict[str, Any]:
-        """Sizes of encoder and decoder."""
-        return {**vars(encoder_sizes(self.config)), "num_decoder_layers": self.config.num_decoder_layers}
-
-    def extras(self) -> dict[str, Any]:
-        """How points are scaled."""
-        return {"normalization": self.normalization.plain()}
 
 
 def _losses(rebuilt: Tensor, points: Tensor) -> Tensor:

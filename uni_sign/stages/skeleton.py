@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from uni_sign.config import flag
 from uni_sign.data.holistic import Frames, read_frames
-from uni_sign.models.hierarchical import SKELETON_REGIONS
 from uni_sign.stages._keypoints import DEFAULTS
 from uni_sign.stages._pictures import PictureConfig, Pictures
 from uni_sign.stages.base import Batch
@@ -17,6 +18,8 @@ from uni_sign.stages.base import Batch
 class SkeletonConfig(PictureConfig):
     """The flags of skeletons to pictures."""
 
+    data_path: Path = flag(Path("sign_language_keypoints.pkl"), "the skeletons: a pickle")
+
 
 class Skeleton(Pictures):
     """Face, hands and body to a picture."""
@@ -24,7 +27,6 @@ class Skeleton(Pictures):
     Config: ClassVar[type] = SkeletonConfig
     name: ClassVar[str] = "skeleton"
     defaults: ClassVar[Mapping[str, Any]] = {**DEFAULTS, "epochs": 100, "batch_size": 16}
-    regions = SKELETON_REGIONS
 
     def read_frames(self) -> Frames:
         """`sign_language_keypoints.pkl`."""

@@ -18,15 +18,15 @@ from uni_sign.data.sequences import Sequences, first_part, read_sequences, windo
 from uni_sign.data.skeleton_images import draw_skeleton
 from uni_sign.errors import InputError
 from uni_sign.metrics.similarity import cosine_similarities, mean_similarity
-from uni_sign.models.hierarchical import EncoderSizes
-from uni_sign.models.temporal import Fusion, TemporalSizes, TemporalSkeletonTransformer
+from uni_sign.models.temporal import Fusion, TemporalSkeletonTransformer
 from uni_sign.models.weights import load_checkpoint
-from uni_sign.stages._keypoints import BEST, DEFAULTS, EncoderConfig, Keypoints, Trained, encoder_sizes, read_trained
+from uni_sign.stages._keypoints import BEST, DEFAULTS, EncoderConfig, Keypoints, Trained, encoder_flags, read_trained
 from uni_sign.stages.base import Batch, BestFile, Evaluation
 
 _COMPARED = 200  # clips whose vectors are compared while training
 _SHOWN = 24  # of them in the picture
 _FRAME_BATCH = 512
+_REGION_OF_POINT = np.repeat(np.arange(len(REGIONS)), list(REGIONS.values())).tolist()
 
 
 @dataclass(frozen=True)
@@ -73,23 +73,6 @@ class Temporal(Keypoints):
         return read_trained(Path(path), "skeleton") if path and self.trained is None else None
 
     @cached_property
-    def encoder_sizes(self) -> EncoderSizes:
-        """Those of the trained model, or of its frame encoder, or of the flags."""
-        known = self.trained or self.frame_encoder
-        if known is None:
-            return encoder_sizes(self.config)
-        try:
-            return EncoderSizes(**{name: known.model_config[name] for name in EncoderSizes.__dataclass_fields__})
-        except KeyError as error:
-            raise InputError(f"{known.source}: its model_config lacks {error}.") from None
-
-    @property
-    def image_size(self) -> int:
-        """That of the frame encoder's pictures."""
-        known = self.trained or self.frame_encoder
-        return int(known.model_config.get("image_size", 256)) if known is not None else 256
-
-    @cached_property
     def sequences(self) -> Sequences:
         """What ``--video_data_path`` holds."""
         path = self.config.video_data_path
@@ -102,10 +85,12 @@ class Temporal(Keypoints):
     def normalization(self) -> Normalization:
         """That which the trained encoder knows, or that of the training part."""
         known = self.trained or self.frame_encoder
-        if known is not None:
+        if known is not None and known.normalization is not None:
             return known.normalization
         end = self.sequences.bounds[int(first_part(len(self.sequences), self.config.train_share).sum())]
-        return Normalization.of(self.sequences.points[:end], self.sequences.present[:end])
+        return Normalization.of(
+            self.sequences.points[:end], self.sequences.present[:end], str(self.config.video_data_path)
+        )
 
     @cached_property
     def points(self) -> np.ndarray:
@@ -133,28 +118,31 @@ class Temporal(Keypoints):
             splits[name] = WindowItems(self.points, sequences.present, sequences.names, windows, config.seq_len)
         return splits
 
+    def told_config(self) -> dict[str, Any]:
+        """Sizes of frame encoder, those of its checkpoint where there is one, and of what stands over it."""
+        if self.frame_encoder is None:
+            frames = {**encoder_flags(self.config), "image_size": 256}
+        else:
+            names = (*encoder_flags(self.config), "image_size")
+            frames = {name: self.frame_encoder.model_config[name] for name in names}
+        own = {name: getattr(self.config, name) for name in TemporalConfig.__annotations__ if name not in _NOT_SIZES}
+        return {**frames, **own}
+
     def check(self) -> None:
         """Read every input that can be known to be wrong before training; raises InputError."""
         super().check()
-        sizes = self.encoder_sizes
-        if self.config.fusion_method == "weighted" and sizes.d_global != sizes.d_region:
+        sizes = self.model_config
+        if sizes["fusion_method"] == "weighted" and sizes["d_global"] != sizes["d_region"]:
             raise InputError(
-                f"--fusion_method weighted adds the global vector to the regions': --d_global {sizes.d_global} must be "
-                f"--d_region {sizes.d_region}."
+                f"--fusion_method weighted adds the global vector to the regions': --d_global {sizes['d_global']} must "
+                f"be --d_region {sizes['d_region']}."
             )
-
-    def make_model(self) -> TemporalSkeletonTransformer:
-        """The model, its weights drawn at random."""
-        c = self.config
-        rest = (c.temporal_nhead, c.num_temporal_layers, c.num_decoder_layers, c.temporal_dim_feedforward)
-        sizes = TemporalSizes(c.d_temporal, c.d_final, *rest, c.temporal_dropout)
-        return TemporalSkeletonTransformer(self.encoder_sizes, sizes, c.fusion_method, self.image_size)
 
     def prepare(self, accelerator: Any) -> None:
         """With a frozen frame encoder: what it makes of every frame, once, each rank a share of them."""
         if not self.config.freeze_frame_encoder:
             return
-        encoder = self.build_model().to(accelerator.device).eval()
+        encoder: Any = self.build_model().to(accelerator.device).eval()
         self.notes.clear()
         ranks, rank = accelerator.num_processes, accelerator.process_index
         share = -(-len(self.points) // ranks)
@@ -163,11 +151,14 @@ class Temporal(Keypoints):
         of_frame = features.cpu().numpy()[: len(self.points)]
         self.splits = {name: replace(split, features=of_frame) for name, split in self.splits.items()}
 
-    def build_model(self) -> TemporalSkeletonTransformer:
-        """The model with its starting weights, the frame encoder's from its own checkpoint."""
-        model: TemporalSkeletonTransformer = super().build_model()
+    def starting_model(self) -> Any:
+        """The model with the frame encoder of its own checkpoint."""
+        model: Any = super().starting_model()
         if self.frame_encoder is not None:
             self.notes.append(load_checkpoint(model.frame_encoder, self.frame_encoder.weights))
+        return model
+
+    def _frozen(self, model: Any) -> Any:
         if self.config.freeze_frame_encoder:
             model.freeze_frame_encoder()
         return model
@@ -175,6 +166,12 @@ class Temporal(Keypoints):
     def count_targets(self, batch: Batch) -> int:
         """Real frames of the windows that count."""
         return int((~batch["padding"]).sum()) if batch["counted"] else 0
+
+    @cached_property
+    def compared(self) -> set[int]:
+        """The first windows of held-out clips, whose vectors are compared."""
+        starts = np.unique(self.splits["val"].windows.sequence, return_index=True)[1]
+        return set(starts[:_COMPARED].tolist())
 
     def compute_loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of each frame's points, summed over the real frames."""
@@ -186,7 +183,7 @@ class Temporal(Keypoints):
         points, padding = batch["points"], batch["padding"]
         found = model(points, padding, batch["present"], batch.get("features"))
         rebuilt = model.reconstruct(found.global_vector, points.shape[1], padding)
-        seen = batch["present"].repeat_interleave(_region_sizes(points.device), dim=2)
+        seen = batch["present"][:, :, _REGION_OF_POINT]
         error = (rebuilt.float() - points.float()).square().mean(dim=3)
         of_frame = torch.where(seen, error, 0).sum(dim=2) / seen.sum(dim=2).clamp(min=1)
         return of_frame.masked_fill(padding, 0.0), found.global_vector, rebuilt
@@ -195,15 +192,13 @@ class Temporal(Keypoints):
     def predict(self, model: Any, batch: Batch) -> list[dict[str, Any]]:
         """Loss of each window; of a clip's first window its vector, and of the first clip's its frames."""
         losses, vectors, rebuilt = self._rebuilt(model, batch)
-        windows = self.splits["val"].windows
-        starts = np.unique(windows.sequence, return_index=True)[1][:_COMPARED]
         rows = []
         for place, (index, name) in enumerate(zip(batch["indices"], batch["names"], strict=True)):
             if index < 0:
                 continue
             real = int((~batch["padding"][place]).sum())
             row: dict[str, Any] = {"index": index, "name": name, "loss": float(losses[place].sum() / real), "n": real}
-            if index in starts:
+            if index in self.compared:
                 row["vector"] = vectors[place].float().cpu().numpy()
             if index == 0:
                 row["drawn"] = rebuilt[place, :real].float().cpu().numpy()
@@ -236,18 +231,8 @@ class Temporal(Keypoints):
         rows = (("true", self.sequences.points[frames]), ("rebuilt", self.normalization.undo(rebuilt)))
         return [(name, np.stack([draw(*one) for one in zip(points, present, strict=True)])) for name, points in rows]
 
-    def model_config(self) -> dict[str, Any]:
-        """Sizes of frame encoder and temporal model."""
-        c = self.config
-        own = {name: getattr(c, name) for name in TemporalConfig.__annotations__ if name not in _NOT_SIZES}
-        return {**vars(self.encoder_sizes), **own, "image_size": self.image_size}
 
-    def extras(self) -> dict[str, Any]:
-        """How points are scaled."""
-        return {"normalization": self.normalization.plain()}
-
-
-_NOT_SIZES = ("video_data_path", "frame_encoder_checkpoint", "freeze_frame_encoder")
+_NOT_SIZES = ("video_data_path", "frame_encoder_checkpoint", "freeze_frame_encoder", "seq_len", "min_seq_len")
 
 
 @torch.no_grad()
@@ -259,10 +244,6 @@ def _features(model: TemporalSkeletonTransformer, points: np.ndarray, present: n
         for at in range(0, len(points), _FRAME_BATCH)
     ]
     return torch.cat([part[0] for part in parts])
-
-
-def _region_sizes(device: torch.device) -> Tensor:
-    return torch.tensor(list(REGIONS.values()), device=device)
 
 
 STAGE = Temporal
