@@ -184,7 +184,8 @@ def _infer_stage(name: str, words: list[str]) -> int:
 
 
 def _pipeline(words: list[str]) -> int:
-    from uni_sign.commands.pipeline import STATUS_PREEMPTED, pipeline, pipeline_parser
+    from uni_sign.commands.pipeline import pipeline, pipeline_parser
+    from uni_sign.engine.watchdog import STATUS_PREEMPTED
 
     if {"-h", "--help"} & set(words):
         pipeline_parser().print_help()

@@ -110,7 +110,7 @@ def test_regions_by_the_detectors_own_word(folder: Path) -> None:
     assert not points[3].any()
 
 
-def test_the_face_table_has_a_place_in_each_region() -> None:
+def test_the_face_table_names_as_many_different_points_as_the_regions_hold() -> None:
     assert len(FACE_68) == FACE_REGIONS[-1][1]
     assert len(set(FACE_68)) == len(FACE_68)
 

@@ -8,6 +8,7 @@ import pytest
 
 from uni_sign.cli import main
 from uni_sign.commands import pipeline
+from uni_sign.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +65,23 @@ def test_finished_stages_are_left_alone_where_nothing_changed(
     Path("other.yaml").write_text("skeleton: {training: {epochs: 7}}\n")
     assert main(["pipeline", *CONFIG, "--config-override", "other.yaml", "--stage", "temporal"]) == 2
     assert "trained with other flags, or after another stage" in capsys.readouterr().err
+
+
+def test_an_unfinished_stage_goes_on_with_its_own_flags_alone(
+    ran: list[tuple[str, list[str]]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str, words: list[str], folder: Path) -> None:
+        raise RunError(f"{name} {words[0]} {folder}")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(pipeline, "_run", fail)
+        assert main(["pipeline", *CONFIG]) == 1
+    Path("other.yaml").write_text("skeleton: {training: {epochs: 7}}\n")
+    assert main(["pipeline", *CONFIG, "--config-override", "other.yaml"]) == 2
+    assert "trained with other flags" in capsys.readouterr().err
+    assert ran == []
+    assert main(["pipeline", *CONFIG, "--skip-trained", "--no-inference"]) == 0
+    assert [name for name, _ in ran][:1] == ["skeleton"]
 
 
 @pytest.mark.parametrize(

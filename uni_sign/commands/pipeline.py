@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uni_sign.config import Parser, section_of
+from uni_sign.engine.watchdog import STATUS_PREEMPTED
 from uni_sign.errors import InputError, Preempted, RunError
 from uni_sign.yaml_files import read_mapping
 
 STAGES = ("skeleton", "temporal", "alignment")
-STATUS_PREEMPTED = 75
-_MARK = "pipeline_complete.json"
+_MARK = "pipeline.json"
 _PARTS = ("model", "training", "inference")
 
 
@@ -58,13 +58,12 @@ def pipeline(argv: Sequence[str]) -> int:
     before = ""
     for number, name in enumerate(STAGES, 1):
         section = sections[name]
-        mark = _digest(name, section, before)
-        before = mark
+        before = _digest(name, section, before)
         if name not in options.stages:
             continue
         print(f"--- {number} of {len(STAGES)}: {name}", flush=True)
         folder = Path(str(section["training"].get("output_dir", f"out/{name}")))
-        _train(name, section, folder, mark, options)
+        _train(name, section, folder, before, options)
         if name == "temporal" or options.inference:
             _infer(name, section, folder)
     return 0
@@ -102,14 +101,14 @@ def _digest(name: str, section: Mapping[str, Any], before: str) -> str:
     return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
 
 
-def _train(name: str, section: Mapping[str, Any], folder: Path, mark: str, options: _Options) -> None:
-    done = _finished(folder)
-    if done and done != mark:
+def _train(name: str, section: Mapping[str, Any], folder: Path, flags: str, options: _Options) -> None:
+    mark = _read_mark(folder)
+    if mark.get("flags", flags) != flags:
         raise InputError(
             f"{folder} holds a {name} stage that was trained with other flags, or after another stage: move it away, "
             f"or give {name} another output_dir."
         )
-    if done and options.skip_trained:
+    if mark.get("finished") and options.skip_trained:
         print(f"{name} is finished in {folder}: left alone.", flush=True)
         return
     words = ["-m", "uni_sign", "train", name, *_flags({**section["model"], **section["training"]})]
@@ -117,26 +116,12 @@ def _train(name: str, section: Mapping[str, Any], folder: Path, mark: str, optio
         words += ["--output_dir", str(folder)]
     launcher = [sys.executable]
     if options.num_processes > 1:
-        launch = (
-            "-m",
-            "accelerate.commands.launch",
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-        )
-        launcher += [
-            *launch,
-            "no",
-            "--num_processes",
-            str(options.num_processes),
-            "--multi_gpu" if _gpus() else "--cpu",
-        ]
+        machine = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+        processes = ("--num_processes", str(options.num_processes), "--multi_gpu" if _gpus() else "--cpu")
+        launcher += ["-m", "accelerate.commands.launch", *machine, *processes]
+    _write_mark(folder, {"stage": name, "flags": flags, "finished": bool(mark.get("finished"))})
     _run(name, [*launcher, *words, "--resume", "auto"], folder)
-    partial = folder / f".{_MARK}.partial"
-    partial.write_text(json.dumps({"stage": name, "flags": mark}), encoding="utf-8")
-    partial.replace(folder / _MARK)
+    _write_mark(folder, {"stage": name, "flags": flags, "finished": True})
 
 
 def _gpus() -> int:
@@ -145,11 +130,23 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _finished(folder: Path) -> str:
+def _read_mark(folder: Path) -> dict[str, Any]:
     try:
-        return str(json.loads((folder / _MARK).read_text(encoding="utf-8"))["flags"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return mark if isinstance(mark, dict) else {}
+
+
+def _write_mark(folder: Path, mark: Mapping[str, Any]) -> None:
+    """Whole or not at all; raises InputError where the folder cannot be written."""
+    partial = folder / f".{_MARK}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(mark), encoding="utf-8")
+        partial.replace(folder / _MARK)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}): choose another output_dir.") from error
 
 
 def _infer(name: str, section: Mapping[str, Any], folder: Path) -> None:

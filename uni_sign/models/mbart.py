@@ -82,6 +82,8 @@ class MBartTexts:
     """Text to the piece ids that mBART's decoder learns, and back, by the tokenizer of its folder."""
 
     def __init__(self, folder: Path, language: str) -> None:
+        if not folder.is_dir():
+            raise InputError(f"No mBART model in {folder} (no such folder): {_ADVICE}.")
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
