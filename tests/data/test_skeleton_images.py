@@ -1,5 +1,7 @@
 """Skeletons as pictures: the points of golden drawings, what is missing, and pictures that are kept."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,3 +115,15 @@ def test_where_nothing_can_be_kept_pictures_are_drawn_each_time(cases: list[Any]
     images = SkeletonImages(points, present, 64, tmp_path / "file")
     assert "drawn each time" in images.note
     assert np.array_equal(images[0], draw_skeleton(points[0], present[0], 64))
+
+
+def test_a_full_disk_costs_speed_alone(cases: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points, present = (np.stack([case[i] for case in cases]) for i in range(2))
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    images = SkeletonImages(points, present, 64, tmp_path)
+    monkeypatch.setattr(os, "pwrite", full)
+    for _ in range(2):
+        assert np.array_equal(images[1], draw_skeleton(points[1], present[1], 64))

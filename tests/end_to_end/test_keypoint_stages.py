@@ -1,16 +1,20 @@
 """The keypoint pipeline by its real commands, on clips so few and models so small that each run takes seconds."""
 
 import json
+import pickle
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from commands import launcher, logged, losses, shell
+from PIL import Image
 
 from uni_sign.data.demo.holistic import generate_holistic
+from uni_sign.models.keypoint_models import keypoint_model
 
 TINY = (
     "--d_global 16 --d_region 8 --nhead 4 --num_region_layers 1 --num_interaction_layers 1 --dim_feedforward 16 "
@@ -27,6 +31,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate_holistic(tmp_path_factory.mktemp("keypoints"), clips_per_sign=1)
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
 def train(clips: Path, stage: str, flags: str, out: Path, name: str = "warm", processes: int = 1) -> None:
     words = {
         "deepspeed": ["--module", "uni_sign"],
@@ -35,6 +44,13 @@ def train(clips: Path, stage: str, flags: str, out: Path, name: str = "warm", pr
     shell(
         [*launcher(name, processes), *words, "train", stage, *shlex.split(flags), "--output_dir", str(out)], cwd=clips
     )
+
+
+def rebuilt(path: Path) -> dict[str, Any]:
+    """The content of a best file, of which nothing else is needed to rebuild its model."""
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    keypoint_model(content["model_config"]).load_state_dict(content["model_state_dict"], strict=True)
+    return content
 
 
 SKELETON = f"{TINY} --data_path sign_language_keypoints.pkl --image_size 32 --batch_size 64"
@@ -60,7 +76,7 @@ def test_what_the_chain_leaves_behind(trained: Path) -> None:
         ("temporal", "best_model_stage1.pth"),
         ("alignment", "best_model.pth"),
     ):
-        content = torch.load(trained / stage / name, weights_only=True)
+        content = rebuilt(trained / stage / name)
         told = {"model_state_dict", "optimizer_state_dict", "epoch", "val_loss", "model_config", "normalization"}
         assert told <= set(content)
         assert content["val_loss"] == min(logged(trained / stage, "val/loss"))
@@ -93,7 +109,7 @@ def test_pictures_of_a_trained_model(trained: Path, tmp_path: Path) -> None:
     words = [*launcher("warm"), "-m", "uni_sign", "infer", "skeleton", "--output_dir", str(tmp_path), "--samples", "3"]
     done = shell([*words, "--checkpoint", str(trained / "skeleton" / "best_model.pth")], cwd=trained)
     assert "below_mean_picture" in done.stdout
-    assert (tmp_path / "skeleton_pictures.png").stat().st_size > 1000
+    assert image_size(tmp_path / "skeleton_pictures.png") != image_size(trained / "skeleton/pictures/val_pictures.png")
 
 
 def test_a_split_batch_gives_the_numbers_of_the_whole(trained: Path, tmp_path: Path) -> None:
@@ -106,15 +122,15 @@ def test_a_split_batch_gives_the_numbers_of_the_whole(trained: Path, tmp_path: P
         np.testing.assert_allclose(logged(split, "val/loss"), logged(tmp_path / "whole", "val/loss"), rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("stage", "flags"),
-    [
-        ("temporal", f"{TINY} {TEMPORAL} --frame_encoder_checkpoint skeleton/best_model.pth --temporal_dropout 0"),
-        ("alignment", f"{ALIGNMENT} --dropout 0 --freeze_mbart"),
-        ("hierarchical_keypoint", f"{FACES} --dropout 0 --num_decoder_layers 1"),
-        ("hierarchical_image", f"{FACES} --dropout 0 --image_size 16"),
-    ],
-)
+OTHERS = [
+    ("temporal", f"{TINY} {TEMPORAL} --frame_encoder_checkpoint skeleton/best_model.pth --temporal_dropout 0"),
+    ("alignment", f"{ALIGNMENT} --dropout 0 --freeze_mbart"),
+    ("hierarchical_keypoint", f"{FACES} --dropout 0 --num_decoder_layers 1"),
+    ("hierarchical_image", f"{FACES} --dropout 0 --image_size 16"),
+]
+
+
+@pytest.mark.parametrize(("stage", "flags"), OTHERS)
 def test_two_processes_give_the_numbers_of_one(trained: Path, tmp_path: Path, stage: str, flags: str) -> None:
     flags += " --max_steps 3 --sched constant"
     train(trained, stage, f"{flags} --batch_size 16", tmp_path / "one")
@@ -122,6 +138,25 @@ def test_two_processes_give_the_numbers_of_one(trained: Path, tmp_path: Path, st
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
     for score in ("val/loss", "val/n"):
         np.testing.assert_allclose(logged(tmp_path / "two", score), logged(tmp_path / "one", score), rtol=1e-4)
+    [best] = (tmp_path / "one").glob("best_model*.pth")
+    rebuilt(best)
+
+
+@pytest.mark.parametrize(("stage", "flags"), [("skeleton", SKELETON), *OTHERS])
+def test_the_checklist_and_half_precision(trained: Path, tmp_path: Path, stage: str, flags: str) -> None:
+    words = [*launcher("warm"), "-m", "uni_sign", "doctor", stage, *shlex.split(flags)]
+    report = shell([*words, "--output_dir", str(tmp_path / "none")], cwd=trained).stdout
+    assert "0 fail" in report
+    assert "GB per process" in report
+    train(trained, stage, f"{flags} --max_steps 2 --dtype bf16 --zero_stage 2", tmp_path)
+    assert np.isfinite([*losses(tmp_path), *logged(tmp_path, "val/loss")]).all()
+
+
+def test_finetuning_takes_the_sizes_of_its_file(trained: Path, tmp_path: Path) -> None:
+    words = [*launcher("warm"), "-m", "uni_sign", "train", "skeleton", *shlex.split(SKELETON), "--max_steps", "1"]
+    words += ["--finetune", "skeleton/best_model.pth", "--d_global", "32", "--output_dir", str(tmp_path)]
+    assert "d_global 16 (told 32)" in shell(words, cwd=trained).stdout
+    assert rebuilt(tmp_path / "best_model.pth")["model_config"]["d_global"] == 16
 
 
 @pytest.mark.parametrize("name", ["accelerate", "deepspeed"])
@@ -150,7 +185,11 @@ def test_a_plateau_lowers_the_rate_and_a_stopped_run_goes_on_exactly(trained: Pa
 
 def test_wrong_files_are_named(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text(json.dumps({"texts": ["one"]}))
+    frames = pickle.loads((trained / "sign_language_keypoints.pkl").read_bytes())["keypoints"][:40]
+    pixels = [{region: np.multiply(points, 512) for region, points in f.items() if points is not None} for f in frames]
+    (tmp_path / "pixels.pkl").write_bytes(pickle.dumps({"keypoints": pixels}))
     wrong = [
+        ("skeleton", f"--data_path {tmp_path / 'pixels.pkl'}", "must be shares of its width and height, not pixels"),
         ("skeleton", "--data_path nowhere.pkl", "nowhere.pkl"),
         ("skeleton", "--data_path video_sequences.pkl", "holds no list of frames under 'keypoints'"),
         ("temporal", "--frame_encoder_checkpoint alignment/best_model.pth", "is of the stage alignment, not skeleton"),
