@@ -1,6 +1,7 @@
 """A pipeline that is killed in any of its stages, and given again, leaves what one leaves that nobody killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,15 +48,17 @@ STAGES = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = prepared(tmp_path_factory.mktemp("whole"))
+    """What a pipeline leaves that nobody killed."""
+    folder = generate_holistic(tmp_path_factory.mktemp("whole"), clips_per_sign=1)
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump(STAGES))
     shell(words(), cwd=folder)
     return folder
 
 
-def prepared(root: Path) -> Path:
-    folder = generate_holistic(root, clips_per_sign=1)
-    (folder / "pipeline.yaml").write_text(yaml.safe_dump(STAGES))
-    return folder
+def before(stage: str, whole: Path, root: Path) -> Path:
+    """The pipeline's folder as it was when ``stage`` began."""
+    later = {"s": ("s", "t", "v", "a"), "t": ("t", "v", "a"), "a": ("a",)}[stage]
+    return Path(shutil.copytree(whole, root / "demo", symlinks=True, ignore=shutil.ignore_patterns(*later)))
 
 
 def words() -> list[str]:
@@ -83,7 +86,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stage", ["s", "t", "a"])
 def test_killed_in_a_stage(whole: Path, tmp_path: Path, stage: str) -> None:
-    folder = prepared(tmp_path)
+    folder = before(stage, whole, tmp_path)
     with subprocess.Popen(
         words(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     ) as process:
