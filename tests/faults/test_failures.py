@@ -65,8 +65,8 @@ def root(corpus: Path, tmp_path: Path) -> Path:
 
 
 def test_a_process_out_of_memory(run: Run, tmp_path: Path) -> None:
-    """A model of which one matrix alone takes 21 GB, in an address space of 12 GB."""
-    command = ["bash", "-c", 'ulimit -v 12000000; exec "$@"', "limited", *launcher("python")]
+    """A model of which one matrix alone takes 21 GB, in an address space of 8 GB."""
+    command = ["bash", "-c", 'ulimit -v 8000000; exec "$@"', "limited", *launcher("python")]
     flags = ("--zero_stage", "0", "--batch_size", "12", "--hidden_dim", "32768")
     done = run(command, *flags, output_dir=tmp_path / "run", status=1)
     assert "Out of memory" in done.stderr

@@ -31,7 +31,7 @@ def nodes() -> Iterator[list[Node]]:
 def reference(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes on one machine."""
     out = tmp_path_factory.mktemp("reference") / "run"
-    run(launcher("torchrun", 2), *FLAGS, output_dir=out, CUDA_VISIBLE_DEVICES="")
+    run(launcher("warm", 2), *FLAGS, output_dir=out)
     return out
 
 
