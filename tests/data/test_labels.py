@@ -52,6 +52,26 @@ def test_columns_and_what_is_wrong(corpus: Corpus) -> None:
     assert problems == []
 
 
+@pytest.mark.parametrize(
+    ("entry", "stem", "video"),
+    [
+        ({}, "key.v", ""),
+        ({"pose": "p/a.b.pkl", "video_path": "v/c.mp4", "video": "d.mp4"}, "a.b", "v/c.mp4"),
+        ({"pose": "", "video_path": None, "video": "v/d.mp4/"}, "d", "v/d.mp4/"),
+        ({"pose": None, "video_path": "", "video": ""}, "key.v", ""),
+        ({"pose": "/"}, "", ""),
+        ({"pose": ["a.pkl"]}, None, None),
+        ({"video_path": 0}, None, None),
+        ({"video": False}, None, None),
+    ],
+)
+def test_files_that_an_entry_names(corpus: Corpus, entry: dict[str, Any], stem: str | None, video: str | None) -> None:
+    write(corpus.labels["train"], {"key.v": {"text": "t", **entry}})
+    columns, _ = read_labels(corpus, "SLT", "train")
+    assert (columns.stems, columns.videos) == ([stem or ""], [video or ""])
+    assert ("must be strings" in columns.problems[0]) == (stem is None)
+
+
 def test_what_is_kept_is_what_was_read(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read_labels(corpus, "SLT", "train")
     glosses = read_labels(corpus, "CSLR", "train")

@@ -53,6 +53,13 @@ def test_blobs_are_what_was_put_in(listed: list[bytes]) -> None:
     assert blobs[1:] == listed[1:]
 
 
+@given(st.lists(st.text(st.characters(codec=None), max_size=4) | st.text("abc"), max_size=5))
+def test_texts_are_what_was_put_in(listed: list[str]) -> None:
+    blobs = Blobs.of_texts(listed)
+    assert blobs.decoded() == listed
+    assert list(blobs) == [text.encode("utf-8", "surrogatepass") for text in listed]
+
+
 def test_many_clips_are_few_objects() -> None:
     """What a fork shares is not copied by counting references: pickled, too, there is little but the text itself."""
     clips = Samples(Sample(f"clip{i}", Path(f"poses/clip{i}.pkl"), None, "a b c", "English", i, i) for i in range(1000))

@@ -71,6 +71,13 @@ def test_damage_costs_no_more_than_making_them(counting: Counting, tmp_path: Pat
         assert list(target_ids(samples_of(TEXTS), counting, tmp_path)) == expected
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 4, 5])
+def test_they_are_made_some_at_once(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    for texts in (TEXTS, TEXTS[:1], []):
+        assert list(target_ids(samples_of(texts), TOKENIZER, None)) == TOKENIZER.encode_all(texts)
+
+
 def test_where_nothing_can_be_written(counting: Counting, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert len(target_ids(samples_of(TEXTS), counting, tmp_path / "file")) == 4

@@ -26,6 +26,7 @@ MAX_TARGET = 100_000  # letters of the glosses of one clip
 _HELD_OUT_SHARE = 0.01
 _KEPT_FROM = 20_000  # entries: below, reading the label file is as fast
 _COLUMNS = ("keys", "names", "stems", "targets", "languages", "videos", "problems")
+_NAMED = (str, type(None))  # what an entry may have where it can name a file
 _VERSION = "1"  # another where a column is made otherwise
 
 
@@ -116,17 +117,19 @@ def _columns(entries: Mapping[Any, Any], corpus: Corpus, task: str, path: Path) 
         quoted = key if isinstance(key, str) else type(key).__name__
         rows.append((quoted, "", "", "", "", "", row) if isinstance(row, str) else (quoted, *row, ""))
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in _COLUMNS]
-    columns[-1] = [problem and one_line(f"{path}: clip {key}: {problem}") for key, *_, problem in rows]
+    keyed = zip(columns[0], columns[-1], strict=True)
+    columns[-1] = [problem and one_line(f"{path}: clip {key}: {problem}") for key, problem in keyed]
     return LabelColumns(*columns)
 
 
 def _row(key: Any, entry: Any, language: str, task: str) -> tuple[str, str, str, str, str] | str:
     """(name, stem, target, language, video) of a label entry, or what is wrong with it."""
-    if not isinstance(entry, Mapping):
+    if not isinstance(entry, dict):
         return f"its entry is {type(entry).__name__}, not a dict."
     name, target = entry.get("name", key), _target(entry, task)
-    named = [entry[field] for field in ("pose", "video_path", "video") if entry.get(field) is not None]
-    if not all(isinstance(value, str) for value in (key, name, target, *named)):
+    pose, path, video = entry.get("pose"), entry.get("video_path"), entry.get("video")
+    texts = isinstance(key, str) and isinstance(name, str) and isinstance(target, str)
+    if not (texts and isinstance(pose, _NAMED) and isinstance(path, _NAMED) and isinstance(video, _NAMED)):
         return f"name, video_path and text must be strings, gloss a list of strings, {MAX_TARGET:,} letters in all."
     if not target.strip():
         return f"its target for {task} is empty."
@@ -137,9 +140,8 @@ def _row(key: Any, entry: Any, language: str, task: str) -> tuple[str, str, str,
     if not isinstance(spoken, str) or not spoken.isalpha():
         said = repr(spoken) if isinstance(spoken, str) else f"of type {type(spoken).__name__}"
         return f"its language {said} is not a word such as Chinese or English."
-    pose = next(filter(None, named), f"{key}.pkl")
-    video = next((entry[field] for field in ("video_path", "video") if entry.get(field)), "")
-    return name, os.path.basename(pose.rstrip("/")).rsplit(".", 1)[0], target, spoken, video
+    file = (pose or path or video or f"{key}.pkl").rstrip("/").rsplit("/", 1)[-1]
+    return name, file.rsplit(".", 1)[0], target, spoken, path or video or ""
 
 
 def _target(entry: Mapping[str, Any], task: str) -> Any:

@@ -144,33 +144,49 @@ _STOP = ord(".")
 _PUT = ord("p")
 _PERSISTENT = ord("Q")
 _NOT_TUPLES = bytes(set(range(256)) - set(b"t\x85\x86\x87"))
+_TEXTS = b"\x8cX"
+_LONGEST_RUN = 10_000  # instructions: matching takes a hundred bytes for each
 
 
 @lru_cache
-def _instructions(bits: int) -> re.Pattern[bytes]:
-    """Any run of the instructions that need no look at their argument; memo indices have at most `bits`."""
+def _instructions(bits: int, or_texts: bool = False) -> re.Pattern[bytes]:
+    """A run of the instructions that need no look at their argument; memo indices have at most `bits`.
+
+    With `or_texts`, also of texts shorter than 256 bytes, value and all, but without tuples.
+    """
     whole, rest = divmod(bits, 8)
     index = b"." * whole + b"[\\x00-\\x%02x]" % ((1 << rest) - 1) + b"\\x00" * (3 - whole)
+    others = rb"\x8c(?:%s)|X(?:%s)" % (_sized(b""), _sized(b"\0\0\0")) if or_texts else rb"[t\x85-\x87]"
     return re.compile(
-        rb"(?:[()\]}N\x88\x89abdelostuR\x81\x85-\x87\x92\x93\x94]|[Khq].|M..|r%(index)s|[Jj].{4}|[G\x95].{8}"
-        rb"|\x80.|[IFLVSg][^\n]*\n|[ci][^\n]*\n[^\n]*\n)*" % {b"index": index},
+        rb"(?:[()\]}N\x88\x89abdelosuR\x81\x92\x93\x94]|[Khq].|M..|r%(index)s|[Jj].{4}|[G\x95].{8}|%(others)s"
+        rb"|\x80.|[IFLVSg][^\n]*\n|[ci][^\n]*\n[^\n]*\n){0,%(most)d}"
+        % {b"index": index, b"others": others, b"most": _LONGEST_RUN},
         re.DOTALL,
     )
+
+
+def _sized(padding: bytes) -> bytes:
+    """A length of one byte, padded, and as many bytes."""
+    return b"|".join(rb"\x%02x%s.{%d}" % (size, padding, size) for size in range(256))
 
 
 def check_program(data: bytes, persistent: bool = False) -> int:
     """Refuses instructions that plain data does not need, and sizes no pickler writes; counts the tuples.
 
-    An index of the memo cannot be larger than the file, because each entry took a byte to write. `persistent` ids are
-    what checkpoints name their storages by. Raises RefusedError, or ValueError or IndexError for damage.
+    Labels are mostly texts: a run that has these, too, is one step. An index of the memo cannot be larger than the
+    file, because each entry took a byte to write. `persistent` ids are what checkpoints name their storages by. Raises
+    RefusedError, or ValueError or IndexError for damage.
     """
-    run = _instructions(min(len(data).bit_length(), 31)).match
+    bits = min(len(data).bit_length(), 31)
+    run = _instructions(bits).match
+    texts = _instructions(bits - bits % 4, or_texts=True).match  # few of them: each takes 10 ms to make
     at = program = tuples = code = 0
     while code != _STOP:
         start = at
         at = run(data, at).end()  # type: ignore[union-attr]  # it matches an empty run, too
-        code = data[at]
-        at, size = (at + 1, 0) if persistent and code == _PERSISTENT else _argument(data, at)
+        code, size = data[at], 0
+        if at - start < _LONGEST_RUN:  # else it may go on
+            at, size = (at + 1, 0) if persistent and code == _PERSISTENT else _argument(data, at)
         same = data[start:at]  # arrays of one list are spelled alike: look at each spelling once
         same_tuples = len(same.translate(None, _NOT_TUPLES))
         at = start
@@ -180,6 +196,8 @@ def check_program(data: bytes, persistent: bool = False) -> int:
             tuples += same_tuples
         if program > MAX_PROGRAM or tuples > MAX_TUPLES:
             raise RefusedError("more lists, dicts or tuples than a data file has")
+        if code in _TEXTS and len(data) <= MAX_PROGRAM:  # no more than that can be instructions: nothing to count
+            at = texts(data, at).end()  # type: ignore[union-attr]
     return tuples
 
 
@@ -375,7 +393,7 @@ def _on_deep_stack(function: Callable[..., Any], *arguments: Any) -> Any:
 # --- after it ran ------------------------------------------------------------------------------------------
 
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][1-9][0-9]{0,8}")
-_UNFINISHED = (list, dict, tuple, _DType, InertName)  # _Array is a list
+_FINISHED = frozenset((str, int, float, bool, type(None), bytes, bytearray, complex))
 
 
 class _Finisher:
@@ -384,28 +402,36 @@ class _Finisher:
     def __init__(self, data: bytes, stack: bool) -> None:
         self.budget = _Budget(data)
         self.stack = stack
-        self.done: dict[int, tuple[Any, Any]] = {}  # by id: the object, which must live on, and its replacement
+        self.done: dict[int, Any] = {}  # by id: what an object became
+        self.alive: list[Any] = []  # those that became another, or their ids would be given again
 
     def finished(self, value: Any) -> Any:
-        if not isinstance(value, _UNFINISHED):
+        kind, number, done = type(value), id(value), self.done
+        if kind in _FINISHED:
             return value
-        if id(value) not in self.done:
-            if type(value) in (list, dict):
-                self.done[id(value)] = value, value  # at once, because its items may refer to it
-            self.done[id(value)] = value, self._finish(value)
-        return self.done[id(value)][1]
+        if number in done:
+            return done[number]
+        if kind is dict or kind is list:
+            done[number] = value  # at once, because its items may refer to it
+        finished = self._finish(kind, value)
+        if finished is not value:
+            self.alive.append(value)
+        done[number] = finished
+        return finished
 
-    def _finish(self, value: Any) -> Any:
-        if type(value) is _Array:
-            return _array(value, self.budget)
-        if type(value) is _DType:
-            return _dtype(value)
-        if isinstance(value, InertName):
-            raise RefusedError("a function or a class")
-        if isinstance(value, dict):
+    def _finish(self, kind: type, value: Any) -> Any:
+        if kind is dict:
             return self._finish_dict(value)
-        if isinstance(value, tuple):
+        if kind is tuple:
             return tuple(self._finish_items(value))
+        if kind is _Array:
+            return _array(value, self.budget)
+        if kind is _DType:
+            return _dtype(value)
+        if issubclass(kind, InertName):
+            raise RefusedError("a function or a class")
+        if kind is not list or _FINISHED.issuperset(map(type, value)):
+            return value
         alike = _alike(value, self.budget)
         if alike is not None and self.stack:
             return alike
@@ -413,13 +439,13 @@ class _Finisher:
         return value
 
     def _finish_items(self, items: Iterable[Any]) -> list[Any]:
-        return [self.finished(item) if isinstance(item, _UNFINISHED) else item for item in items]
+        return [item if type(item) in _FINISHED else self.finished(item) for item in items]
 
     def _finish_dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
         for key, item in value.items():
             if type(key) is not str:
                 self.finished(key)  # stand-ins cannot be hashed, but a key can be a name, or nest too deeply
-            if isinstance(item, _UNFINISHED):
+            if type(item) not in _FINISHED:
                 value[key] = self.finished(item)
         return value
 

@@ -46,8 +46,21 @@ class Blobs(Sequence[bytes]):
 
     def __init__(self, blobs: Iterable[bytes]) -> None:
         listed = list(blobs)
-        self._bytes = b"".join(listed)
-        self._ends = np.cumsum([0, *map(len, listed)])
+        self._fill(b"".join(listed), listed)
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str]) -> "Blobs":
+        """Texts in UTF-8."""
+        joined = "".join(texts)
+        if not joined.isascii():
+            return cls(text.encode("utf-8", "surrogatepass") for text in texts)
+        blobs = cls.__new__(cls)
+        blobs._fill(joined.encode(), texts)
+        return blobs
+
+    def _fill(self, joined: bytes, parts: Sequence[bytes | str]) -> None:
+        self._bytes = joined
+        self._ends = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -150,7 +163,7 @@ class Samples(Sequence[Sample]):
         corpora: Sequence[str],
     ) -> None:
         texts = (names, poses, descriptions, targets, videos)
-        self._texts = [Blobs(text.encode("utf-8", "surrogatepass") for text in column) for column in texts]
+        self._texts = list(map(Blobs.of_texts, texts))
         self.languages, self.corpora = Repeated(languages), Repeated(corpora)
         self._numbers = np.array([sizes, times], np.int64).T.copy()
 

@@ -3,6 +3,7 @@
 import hashlib
 import uuid
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from uni_sign.data.samples import Ids, Samples
 from uni_sign.data.tokenizer import Tokenizer
 
 _KEPT_FROM = 20_000  # targets: below, encoding them is as fast
+_AT_ONCE = 1000  # targets: as lists their ids take ten times the memory
 _VERSION = b"1"
 
 
@@ -21,16 +23,22 @@ def target_ids(samples: Samples, tokenizer: Tokenizer, folder: Path | None) -> I
     A file there is named by the tokenizer and all texts. Where it is damaged, or none can be written, they are made.
     """
     if folder is None or len(samples) < _KEPT_FROM:
-        return Ids(tokenizer.encode_all(samples.targets))
+        return _encoded(samples.targets, tokenizer)
     digest = hashlib.blake2b(_VERSION + tokenizer.model_bytes, digest_size=16)
     samples.update_with_targets(digest)
     path = folder / f"{digest.hexdigest()}.ids.npz"
     found = _read(path, len(samples), len(tokenizer))
     if found is None:
-        found = Ids(tokenizer.encode_all(samples.targets))
+        found = _encoded(samples.targets, tokenizer)
         with suppress(OSError):
             _write(path, found)
     return found
+
+
+def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> Ids:
+    starts = range(0, max(1, len(texts)), _AT_ONCE)
+    parts = [Ids(tokenizer.encode_all(texts[start : start + _AT_ONCE])) for start in starts]
+    return Ids.of(np.concatenate([part.flat for part in parts]), np.concatenate([part.lengths for part in parts]))
 
 
 def _read(path: Path, count: int, pieces: int) -> Ids | None:
