@@ -3,7 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from commands import Run, launcher, logged, losses
+
+
+def best_row(output_dir: Path) -> torch.Tensor:
+    """All weights of the best file, running statistics too, behind one another."""
+    weights = torch.load(output_dir / "best_checkpoint.pth", weights_only=True)["model"]
+    return torch.cat([value.double().flatten() for value in weights.values()])
 
 
 @pytest.mark.parametrize("stage", ["0", "2"])
@@ -21,6 +28,7 @@ def test_another_number_of_processes_goes_on_without_a_jump(
     assert len(losses(whole)) == 6
     assert losses(moved) == pytest.approx(losses(whole)[2:], abs=1e-4)
     assert not list((moved / "checkpoints").glob(".*"))
+    assert (best_row(moved) - best_row(whole)).norm() < 1e-3 * best_row(whole).norm()
 
 
 def test_a_budget_of_frames_goes_on_mid_epoch_with_the_processes_as_micro_batches(run: Run, tmp_path: Path) -> None:

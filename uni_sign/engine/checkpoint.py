@@ -354,6 +354,9 @@ def _load_resharded(accelerator: Accelerator, model: Any, folder: Path) -> None:
         model.load_checkpoint(str(whole), tag=_TAG)
     finally:
         model._config.load_universal_checkpoint = False
+    # That form holds what is trained alone: running statistics and frozen weights come from the file of all weights.
+    content = torch.load(folder / _TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)
+    accelerator.unwrap_model(model).load_state_dict(content["module"])
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shutil.rmtree(whole, ignore_errors=True)
