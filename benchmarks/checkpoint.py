@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from uni_sign.engine import checkpoint
+from uni_sign.engine.averaging import WeightAverage
 from uni_sign.engine.checkpoint import Checkpoints, RunState, find_resume
 
 _WIDTH = 4096
@@ -66,6 +68,7 @@ def measure(
     """Time saves of both kinds in turns, then one resume."""
     plain, held, whole = [], [], []
     checkpoints = Checkpoints(folder, 1, main=True)
+    average = WeightAverage(accelerator, model, optimizer, decay=0.0)
     for step in range(rounds):
         path = folder / "plain.pt"
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -74,13 +77,14 @@ def measure(
         path.unlink()
         start = time.perf_counter()
         now = RunState(step=step + 1)
-        held.append(seconds(lambda: checkpoints.save(accelerator, model, optimizer, now)))  # noqa: B023 - called at once
+        save = partial(checkpoints.save, accelerator, model, optimizer, average, now)
+        held.append(seconds(save))
         checkpoints.finish()
         whole.append(time.perf_counter() - start)
     found, _ = find_resume(folder, "auto")
     assert found is not None
     check = seconds(lambda: find_resume(folder, "auto", checksums=True))
-    load = seconds(lambda: checkpoint.load(accelerator, model, optimizer, found, RunState()))
+    load = seconds(lambda: checkpoint.load(accelerator, model, optimizer, average, found, RunState()))
     count = sum(p.numel() for p in model.parameters())
     print(f"{count / 1e6:.0f} M parameters with AdamW's state, {size:.1f} GB, {accelerator.device}")
     rows = [

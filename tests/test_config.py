@@ -141,6 +141,8 @@ def test_nothing_is_abbreviated() -> None:
         ("--opt_betas 0.9 1.0", "--opt_betas"),
         ("--opt_betas nan 0.9", "--opt_betas"),
         ("--opt_betas 0.9", "--opt_betas"),
+        ("--ema_decay 1", "--ema_decay 1.0 must be a number from 0 to below 1"),
+        ("--ema_decay -0.1", "--ema_decay -0.1"),
         ("--epochs 0", "--epochs 0"),
         ("--epochs 1.5", "--epochs"),
         ("--batch_size 0", "--batch_size 0"),

@@ -37,6 +37,10 @@ def between(low: float, high: float) -> Check:
     return lambda value: None if low <= value <= high else f"must lie between {low:g} and {high:g}"
 
 
+def _decay(value: float) -> str | None:
+    return None if 0 <= value < 1 else "must be a number from 0 to below 1"
+
+
 def _betas(value: tuple[float, float]) -> str | None:
     return None if all(0 <= beta < 1 for beta in value) else "must be two numbers from 0 to below 1"
 
@@ -82,6 +86,11 @@ class TrainConfig:
     opt_eps: float = flag(1e-9, "epsilon of AdamW", check=above(0))
     opt_betas: tuple[float, float] = flag((0.9, 0.999), "the two betas of AdamW", check=_betas)
     weight_decay: float = flag(1e-4, "weight decay of matrices (biases and norms have none)", check=at_least(0))
+    ema_decay: float = flag(
+        0.0,
+        "decay of a moving average of the weights, which is scored and kept in their place, such as 0.9999; 0: none",
+        check=_decay,
+    )
     sched: Literal["cosine", "linear", "constant", "plateau"] = flag(
         "cosine", "course of the learning rate after warm-up; plateau: lower where the monitored score stands still"
     )

@@ -163,6 +163,7 @@ def test_state_round_trip(tmp_path: Path) -> None:
         "seed": 7,
         "global_frames": 512,
         "order": 9,
+        "ema_decay": 0.5,
     }
     state = RunState(2, 3, 40, 12.5, 30, "abc", **set_up)
     (tmp_path / "state.json").write_text(json.dumps(asdict(state)))
@@ -216,7 +217,8 @@ def test_counters_of_a_state_are_whole_numbers(tmp_path: Path, value: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "content", ["[" * 100_000, '{"best_score": "high"}', '{"best_score": false}', '{"tracker_id": 1}']
+    "content",
+    ["[" * 100_000, '{"best_score": "high"}', '{"best_score": false}', '{"ema_decay": "0.9"}', '{"tracker_id": 1}'],
 )
 def test_strange_states(tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)

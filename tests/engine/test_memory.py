@@ -83,6 +83,8 @@ def test_weights_and_optimizer_follow_the_flags(demo_root: Path, tmp_path: Path)
     assert fusion.weights == frozen.weights
     assert fusion.optimizer < frozen.optimizer / 3
     assert forecast_of(demo_root, replace(FP32, opt="adafactor")).optimizer < plain.optimizer / 8
+    averaged = forecast_of(demo_root, replace(FP32, ema_decay=0.9), **described)
+    assert averaged == replace(plain, optimizer=plain.optimizer + plain.weights)
     assert forecast_of(demo_root, FP32, processes=2).step == 2 * forecast_of(demo_root, FP32).step
 
 
@@ -95,6 +97,8 @@ def test_zero_shares_out(demo_root: Path) -> None:
     assert one.optimizer == 2 * one.weights
     second = forecast_of(demo_root, replace(config, zero_stage=2), processes=4)
     assert (second.weights, second.optimizer) == (one.weights, 1.5 * four.optimizer)
+    averaged = forecast_of(demo_root, replace(config, zero_stage=2, ema_decay=0.9), processes=4)
+    assert averaged.optimizer == pytest.approx(second.optimizer + one.weights / 4)
     offloaded = forecast_of(demo_root, replace(config, offload=True), processes=4)
     assert offloaded.host == 0  # without a GPU it is the same memory
     assert offloaded.optimizer > four.optimizer

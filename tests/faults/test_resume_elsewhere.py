@@ -8,7 +8,7 @@ from commands import Run, launcher, logged, losses
 
 
 def best_row(output_dir: Path) -> torch.Tensor:
-    """All weights of the best file, running statistics too, behind one another."""
+    """All averages and running statistics of the best file behind one another."""
     weights = torch.load(output_dir / "best_checkpoint.pth", weights_only=True)["model"]
     return torch.cat([value.double().flatten() for value in weights.values()])
 
@@ -18,7 +18,7 @@ def best_row(output_dir: Path) -> torch.Tensor:
 def test_another_number_of_processes_goes_on_without_a_jump(
     stage: str, before: int, after: int, run: Run, tmp_path: Path
 ) -> None:
-    flags = ("--use_descriptions", "--zero_stage", stage, "--batch_size")
+    flags = ("--use_descriptions", "--zero_stage", stage, "--ema_decay", "0.9", "--batch_size")
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     saved = ("--save_steps", "2", "--save_total_limit", "9")
     run(launcher("warm", before), *flags, str(4 // before), *saved, output_dir=whole)

@@ -1,7 +1,8 @@
 """Checkpoints: written beside, flushed to disk, renamed, then marked complete; and exact resume from them.
 
 checkpoints/step_00000500/ holds `state.json` (the loop's counters), `rng_<rank>.pt`, the model and optimizer
-(`deepspeed/` shards of all ranks, or `training.pt`), and `manifest.json`, written last: sizes and CRC-32 of all files.
+(`deepspeed/` shards of all ranks, or `training.pt`), `average_<rank>.pt` with --ema_decay, and `manifest.json`,
+written last: sizes and CRC-32 of all files.
 """
 
 import json
@@ -24,6 +25,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from uni_sign.engine.averaging import WeightAverage
 from uni_sign.errors import InputError, one_line
 from uni_sign.stages.base import BestFile
 
@@ -54,6 +56,7 @@ class RunState:
     order: int = 0
     lr_scale: float = 1.0
     stale: int = 0
+    ema_decay: float = 0.0
 
 
 class Checkpoints:
@@ -71,7 +74,9 @@ class Checkpoints:
             for left in [*self._root.glob(".step_*.partial"), *self._root.glob(".step_*.old")]:
                 shutil.rmtree(left, ignore_errors=True)
 
-    def save(self, accelerator: Accelerator, model: Any, optimizer: Any, state: RunState) -> None:
+    def save(
+        self, accelerator: Accelerator, model: Any, optimizer: Any, average: WeightAverage, state: RunState
+    ) -> None:
         """Collective: everything a run needs to go on exactly. Raises InputError on every rank where one cannot."""
         folder = self._root / f"step_{state.step:08d}"
         partial = folder.with_name(f".{folder.name}.partial")
@@ -83,7 +88,12 @@ class Checkpoints:
         with _disk_errors(folder):
             # DeepSpeed's ranks wait for each other within: one that fails ends, which ends the others.
             _write_deepspeed(accelerator, model, partial)
-        failure = _attempt(folder, lambda: _write_own_state(accelerator, model, optimizer, state, partial))
+
+        def write() -> None:
+            average.save(partial)
+            _write_own_state(accelerator, model, optimizer, state, partial)
+
+        failure = _attempt(folder, write)
         try:
             _agree(failure)
         except InputError:
@@ -275,6 +285,7 @@ _SET_UP = {
     "global_frames": "the frames per step (--frames_per_batch x --gradient_accumulation_steps x processes)",
     "clips": "the number of usable training clips",
     "seed": "--seed",
+    "ema_decay": "--ema_decay",
     "vocabulary": "the trimmed vocabulary (--trim_vocab)",
     "order": "the digest of the training clips' lengths and order (their files, --max_length, --frames_per_batch, "
     "with --stream --stream_buffer and the number of machines)",
@@ -308,12 +319,16 @@ def _check_types(state: RunState) -> None:
         raise ValueError("best_score is no number, or tracker_id no text")
     if type(state.lr_scale) not in (int, float) or not 0 < state.lr_scale <= 1:
         raise ValueError("lr_scale is no number above 0, and at most 1")
+    if type(state.ema_decay) not in (int, float):
+        raise ValueError("ema_decay is no number")
     if type(state.vocabulary) is not str:
         raise ValueError("vocabulary is no text")
 
 
-def load(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path, state: RunState) -> None:
-    """Collective: put weights, optimizer and random states back as they were.
+def load(
+    accelerator: Accelerator, model: Any, optimizer: Any, average: WeightAverage, folder: Path, state: RunState
+) -> None:
+    """Collective: put weights, their average, optimizer and random states back as they were.
 
     Where another number of processes wrote them, shards are cut anew and random states left as they are.
     """
@@ -328,6 +343,7 @@ def load(accelerator: Accelerator, model: Any, optimizer: Any, folder: Path, sta
         _load_resharded(accelerator, model, folder)
     else:
         model.load_checkpoint(str(folder), tag=_TAG)
+    average.load(folder, state.world_size)
     if not resharded:
         _set_rng_state(torch.load(folder / f"rng_{accelerator.process_index}.pt", weights_only=True))
 

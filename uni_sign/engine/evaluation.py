@@ -67,6 +67,11 @@ class _Watched:
 
 def keep_best(run: Run) -> None:
     """Score the monitored split and keep the weights if none so far are better: of equals the longest trained."""
+    with run.average.in_use():
+        _keep_best(run)
+
+
+def _keep_best(run: Run) -> None:
     state, monitor = run.state, run.stage.monitor
     score = evaluate(run, monitor.split("/")[0])[monitor]
     if run.config.sched == "plateau":
@@ -87,8 +92,10 @@ def keep_best(run: Run) -> None:
 def score_held_out(run: Run) -> dict[str, float]:
     """Score every held-out split with the best weights (with ``--eval``: the given ones), into results.json."""
     best = run.config.output_dir / run.stage.best_file.name
-    if not run.config.eval and run.state.best_score is not None:
+    if run.state.best_score is not None and not run.config.eval:
         checkpoint.load_best(run.inner, best, run.stage.best_file.weights)
+    else:
+        run.average.exchange()  # of a finished run that is resumed into another folder; with --eval there is none
     scores: dict[str, float] = {}
     for split in run.datasets.splits:
         if split != "train":

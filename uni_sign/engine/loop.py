@@ -62,6 +62,7 @@ def _train(run: Run) -> None:
         for window, waited in windows(run):
             lr = run.schedule.lr_at(state.step) * state.lr_scale
             result = optimizer_step(run, window, lr)
+            run.average.update(state.step)
             state.step += 1
             state.window += 1
             meter.add(result, lr, waited)
@@ -96,7 +97,7 @@ def _end_epoch(run: Run) -> None:
 def save(run: Run) -> None:
     """Checkpoint the run; collective."""
     run.watchdog.beat()
-    run.checkpoints.save(run.accelerator, run.model, run.optimizer, run.state)
+    run.checkpoints.save(run.accelerator, run.model, run.optimizer, run.average, run.state)
     run.watchdog.beat()
 
 

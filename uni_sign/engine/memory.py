@@ -129,14 +129,15 @@ def _heap_share(values: list[int]) -> float:
 
 
 def optimizer_bytes(model: nn.Module, config: TrainConfig) -> int:
-    """The optimizer's state of all trained parameters."""
+    """The optimizer's state of all trained parameters, and with ``--ema_decay`` their average."""
     trained = [p for p in model.parameters() if p.requires_grad]
+    average = 4 * sum(p.numel() for p in trained) if config.ema_decay else 0
     if config.opt == "adafactor":
-        return sum(
+        return average + sum(
             4 * (p.numel() // p.shape[-1] + p.numel() // p.shape[-2] if p.dim() > 1 else p.numel()) for p in trained
         )
     per_value = {"adamw": 8, "adamw8bit": 2, "sgd": 4}[config.opt]
-    return per_value * sum(p.numel() for p in trained)
+    return average + per_value * sum(p.numel() for p in trained)
 
 
 def peak_of_passes(stage: Stage, model: nn.Module, config: TrainConfig, device: str) -> int:

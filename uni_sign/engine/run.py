@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from uni_sign.config import TrainConfig
 from uni_sign.engine import checkpoint
+from uni_sign.engine.averaging import WeightAverage
 from uni_sign.engine.batching import BatchShape, Files, TrainSampler
 from uni_sign.engine.checkpoint import Checkpoints, RunState
 from uni_sign.engine.compiling import compile_in_place
@@ -53,6 +54,7 @@ class Run:
     datasets: Datasets
     model: Any
     optimizer: Any
+    average: WeightAverage
     schedule: Schedule
     lengths: Mapping[str, Sequence[int]]
     sampler: TrainSampler
@@ -144,6 +146,7 @@ def prepare(
         datasets=datasets,
         model=prepared,
         optimizer=optimizer,
+        average=WeightAverage(accelerator, prepared, optimizer, 0.0 if config.eval else config.ema_decay),
         schedule=make_schedule(config, sampler.windows_per_epoch),
         lengths=lengths,
         sampler=sampler,
@@ -157,6 +160,7 @@ def prepare(
             seed=config.seed,
             vocabulary=stage.vocabulary,
             order=sampler.digest(),
+            ema_decay=config.ema_decay,
         ),
         watchdog=watchdog,
         checkpoints=Checkpoints(config.output_dir, config.save_total_limit, accelerator.is_main_process),
@@ -207,7 +211,7 @@ def _resume(run: Run, plain: dict[str, Any]) -> None:
         own, run.state = run.state, checkpoint.read_state(folder, run.state)
         if not (config.output_dir / run.stage.best_file.name).exists():
             run.state.best_score = None  # the best weights stayed in another folder
-        checkpoint.load(run.accelerator, run.model, run.optimizer, folder, run.state)
+        checkpoint.load(run.accelerator, run.model, run.optimizer, run.average, folder, run.state)
         if run.state.world_size != own.world_size:
             tracker.say(f"It was written by {run.state.world_size} process(es); going on with {own.world_size}.")
             # Their random states belong to other ranks: each draws a new one, the same in every such resume.
