@@ -143,6 +143,8 @@ def test_nothing_is_abbreviated() -> None:
         ("--opt_betas 0.9", "--opt_betas"),
         ("--ema_decay 1", "--ema_decay 1.0 must be a number from 0 to below 1"),
         ("--ema_decay -0.1", "--ema_decay -0.1"),
+        ("--early_stopping_min_delta 0.1", "--early_stopping_min_delta says what counts for --early_stopping_patience"),
+        ("--early_stopping_patience -1", "--early_stopping_patience -1"),
         ("--epochs 0", "--epochs 0"),
         ("--epochs 1.5", "--epochs"),
         ("--batch_size 0", "--batch_size 0"),

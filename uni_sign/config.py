@@ -110,6 +110,16 @@ class TrainConfig:
     pin_mem: bool = flag(True, "page-locked host memory for copies to the GPU")
     eval: bool = flag(False, "score the held-out splits and stop, without training")
     eval_epochs: int = flag(1, "score the dev split every so many epochs", check=at_least(1))
+    early_stopping_patience: int = flag(
+        0,
+        "end training after so many evaluations in a row without a better score; 0: train to the end",
+        check=at_least(0),
+    )
+    early_stopping_min_delta: float = flag(
+        0.0,
+        "by how much a score must be better than the best to count, with --early_stopping_patience",
+        check=at_least(0),
+    )
     save_steps: int = flag(
         0,
         "checkpoint every so many optimizer steps, beside the one after each epoch; 0: epochs only",
@@ -158,6 +168,8 @@ class TrainConfig:
             return "--global_batch_size counts clips, --frames_per_batch frames: give one of them"
         if self.eval and self.resume:
             return "--eval scores the weights of --finetune: leave out --resume"
+        if self.early_stopping_min_delta and not self.early_stopping_patience:
+            return "--early_stopping_min_delta says what counts for --early_stopping_patience: give that, too"
         if self.min_lr > self.lr:
             return f"--min_lr {self.min_lr:g} is above --lr {self.lr:g}: lower it"
         if self.warmup_epochs > self.epochs:

@@ -1,5 +1,6 @@
-"""`--ema_decay` in real runs of a small model, on faces drawn at random: three steps an epoch."""
+"""Options of the loop in real runs of a small model, on faces drawn at random: three steps an epoch."""
 
+import json
 import pickle
 import shlex
 from collections.abc import Callable
@@ -103,3 +104,16 @@ def test_half_precision_resumes_exactly(train: Train) -> None:
     assert {"average_0.pt", "average_1.pt"} <= first.keys()
     assert all(map(torch.equal, tensors(first), tensors(second)))
     assert {value.dtype for value in tensors(first["average_0.pt"])} == {torch.float32}
+
+
+def test_training_ends_early_and_a_run_that_did_is_scored_again(train: Train) -> None:
+    flags = "--epochs 9 --zero_stage 0 --early_stopping_patience 2 --early_stopping_min_delta 5"
+    out = train("early", flags, 2)
+    said, results = (out / "train.log").read_text(), (out / "results.json").read_text()
+    assert "Training ends early: 2 evaluations in a row without a better val/loss." in said
+    assert len(losses(out)) == 9  # the first score is there to be beaten
+    assert json.loads(results)["step"] == 9  # lower, if not by as much as that
+    train("early", f"{flags} --resume auto", 2)
+    assert len(losses(out)) == 9
+    assert (out / "results.json").read_text() == results
+    assert (out / "train.log").read_text().count("Training ends early") == 2

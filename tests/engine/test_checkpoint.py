@@ -218,7 +218,10 @@ def test_counters_of_a_state_are_whole_numbers(tmp_path: Path, value: Any) -> No
 
 @pytest.mark.parametrize(
     "content",
-    ["[" * 100_000, '{"best_score": "high"}', '{"best_score": false}', '{"ema_decay": "0.9"}', '{"tracker_id": 1}'],
+    [
+        *("[" * 100_000, '{"best_score": "high"}', '{"best_score": false}', '{"tracker_id": 1}'),
+        *('{"ema_decay": "0.9"}', '{"score_to_beat": "1"}'),
+    ],
 )
 def test_strange_states(tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)

@@ -13,7 +13,7 @@ from torch import nn
 
 from uni_sign.config import TrainConfig
 from uni_sign.engine.memory import optimizer_bytes
-from uni_sign.engine.optim import Schedule, make_optimizer, make_schedule, set_lr
+from uni_sign.engine.optim import Patience, Schedule, make_optimizer, make_schedule, set_lr
 
 COSINE = Schedule("cosine", lr=1.0, min_lr=0.2, warmup=0, total=8)
 
@@ -76,6 +76,21 @@ def test_nothing_but_warm_up() -> None:
 def test_schedule_of_the_flags() -> None:
     config = TrainConfig(epochs=4, warmup_epochs=0.5, lr=0.1, min_lr=0.01, sched="linear", max_steps=3)
     assert make_schedule(config, steps_per_epoch=10) == Schedule("linear", 0.1, 0.01, warmup=5, total=40)
+
+
+def test_patience_counts_evaluations_without_a_gain() -> None:
+    def waits(scores: list[float], higher: bool, min_delta: float = 0.0) -> list[int]:
+        config, patience, waited = TrainConfig(early_stopping_min_delta=min_delta), Patience(), []
+        for score in scores:
+            patience = patience.after(score, higher, config)
+            waited.append(patience.waited)
+        return waited
+
+    assert waits([1, 2, 2, 1.5, 3], higher=True) == [0, 0, 1, 2, 0]
+    assert waits([3, 2, 2, 2.5, 1], higher=False) == [0, 0, 1, 2, 0]
+    # Gains of 0.5 do not count, two of them in a row do.
+    assert waits([4, 3.5, 3, 2.5, 2.5], higher=False, min_delta=0.75) == [0, 1, 0, 1, 2]
+    assert waits([0, 0.75, 0.76], higher=True, min_delta=0.75) == [0, 1, 0]
 
 
 # --- the optimizer -----------------------------------------------------------------------------------------

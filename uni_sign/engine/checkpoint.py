@@ -57,6 +57,8 @@ class RunState:
     lr_scale: float = 1.0
     stale: int = 0
     ema_decay: float = 0.0
+    score_to_beat: float | None = None
+    waited: int = 0
 
 
 class Checkpoints:
@@ -319,8 +321,8 @@ def _check_types(state: RunState) -> None:
         raise ValueError("best_score is no number, or tracker_id no text")
     if type(state.lr_scale) not in (int, float) or not 0 < state.lr_scale <= 1:
         raise ValueError("lr_scale is no number above 0, and at most 1")
-    if type(state.ema_decay) not in (int, float):
-        raise ValueError("ema_decay is no number")
+    if type(state.ema_decay) not in (int, float) or type(state.score_to_beat) not in (int, float, type(None)):
+        raise ValueError("ema_decay or score_to_beat is no number")
     if type(state.vocabulary) is not str:
         raise ValueError("vocabulary is no text")
 

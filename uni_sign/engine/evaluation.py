@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from uni_sign.engine import checkpoint
 from uni_sign.engine.batching import EvalSampler
 from uni_sign.engine.data_loading import make_loader
-from uni_sign.engine.optim import Plateau, is_gain
+from uni_sign.engine.optim import Patience, Plateau, is_gain
 from uni_sign.engine.run import Run, report_problems
 from uni_sign.engine.tracking import write_rows
 from uni_sign.engine.watchdog import any_rank
@@ -78,6 +78,9 @@ def _keep_best(run: Run) -> None:
         gained = is_gain(score, state.best_score, run.stage.higher_is_better)
         plateau = Plateau(state.lr_scale, state.stale).after(gained, run.config)
         state.lr_scale, state.stale = plateau.scale, plateau.stale
+    if run.config.early_stopping_patience:
+        patience = Patience(state.score_to_beat, state.waited).after(score, run.stage.higher_is_better, run.config)
+        state.score_to_beat, state.waited = patience.to_beat, patience.waited
     sign = 1 if run.stage.higher_is_better else -1
     if state.best_score is None or sign * score >= sign * state.best_score:
         state.best_score, state.best_step = score, state.step

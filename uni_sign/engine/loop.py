@@ -74,6 +74,10 @@ def _train(run: Run) -> None:
             if config.save_steps and state.step % config.save_steps == 0 and state.window < run.steps_per_epoch:
                 save(run)
         _end_epoch(run)
+    if run.ends_early:
+        run.tracker.say(
+            f"Training ends early: {state.waited} evaluations in a row without a better {run.stage.monitor}."
+        )
     run.tracker.loss_curve(state.step, run.stage.monitor, last=True)
 
 

@@ -64,6 +64,19 @@ def is_gain(score: float, best: float | None, higher_is_better: bool) -> bool:
     return (score - best) * (1 if higher_is_better else -1) > 1e-4 * abs(best)
 
 
+@dataclass(frozen=True)
+class Patience:
+    """Where ``--early_stopping_patience`` stands: the score to beat, and evaluations in a row that did not."""
+
+    to_beat: float | None = None
+    waited: int = 0
+
+    def after(self, score: float, higher_is_better: bool, config: TrainConfig) -> "Patience":
+        """That after one more evaluation; many small gains make a large one, as the score to beat stays the same."""
+        gain = math.inf if self.to_beat is None else (score - self.to_beat) * (1 if higher_is_better else -1)
+        return Patience(score) if gain > config.early_stopping_min_delta else Patience(self.to_beat, self.waited + 1)
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer of ``--opt`` over the trainable parameters; vectors (biases, norms, gates) are not decayed."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -83,8 +83,13 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether ``--max_steps`` is reached."""
-        return bool(self.config.max_steps) and self.state.step >= self.config.max_steps
+        """Whether ``--max_steps`` is reached, or training ends early."""
+        return self.ends_early or (bool(self.config.max_steps) and self.state.step >= self.config.max_steps)
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether ``--early_stopping_patience`` evaluations in a row were in vain."""
+        return 0 < self.config.early_stopping_patience <= self.state.waited
 
 
 def check_output_dir(stage: Stage, config: TrainConfig) -> None:
