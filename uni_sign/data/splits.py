@@ -39,7 +39,8 @@ def read_split(corpus: Corpus, task: str, split: str, videos: bool = False, stat
     described = corpus.description_dir(split)
     described_names = {entry.name for entry in os.scandir(described)} if described else set()
     pose_files = _pose_files(labels.stems, files)
-    known = _states([f"{pose_dir}/{file}" for file in pose_files]) if states is None else map(states.get, pose_files)
+    paths = [f"{pose_dir}/{file}" for file in pose_files]
+    known = _states(paths) if states is None else map(states.get, pose_files)
     usable: list[int] = []
     found: list[tuple[str, str, str, int, int]] = []  # pose file, description, video; size and time of change
     rows = zip(labels.keys, labels.stems, labels.names, labels.problems, pose_files, known, strict=True)
@@ -56,7 +57,7 @@ def read_split(corpus: Corpus, task: str, split: str, videos: bool = False, stat
         if described and (text := f"{name}.json") in described_names:
             description = os.path.join(described, text)
         usable.append(row)
-        found.append((f"{pose_dir}/{pose_file}", description, video, *state))
+        found.append((paths[row], description, video, *state))
     if not usable:
         first = problems[0] if problems else f"{path} is empty"
         raise InputError(f"No usable clip in split {split!r} of {corpus.name}: {first}")
@@ -72,11 +73,11 @@ def _pose_files(stems: Sequence[str], files: Container[str]) -> list[str]:
     """The pose file of each clip, perhaps with other signs for the colons in its name; empty where there is none."""
     found = [""] * len(stems)
     signs = _FOR_COLON if any(":" in stem for stem in stems) else ":"
-    for sign in reversed(signs):
+    for sign in signs:
         spelled = stems if sign == ":" else [stem.replace(":", sign) for stem in stems]
-        for suffix in reversed(POSE_SUFFIXES):
-            candidates = [stem + suffix for stem in spelled]
-            found = [file if file in files else so_far for file, so_far in zip(candidates, found, strict=True)]
+        for suffix in POSE_SUFFIXES:
+            pairs = zip(found, spelled, strict=True)
+            found = [file or (name if (name := stem + suffix) in files else "") for file, stem in pairs]
     return found
 
 
