@@ -1,4 +1,4 @@
-"""The velocity network of rectified-flow motion (FLOAT, arXiv 2412.01064, section 3.3), and dropout of its conditions.
+"""The velocity network of rectified-flow motion (FLOAT, arXiv 2412.01064), and dropout of its conditions.
 
 Names of modules and buffers are those of the published weights, ``fmt.*``.
 """
