@@ -18,9 +18,11 @@ from uni_sign.models.rectified_flow import (
     integrate,
     interpolate,
     item_noise,
+    lambda_errors,
     sample,
     sample_clip,
     sample_time,
+    span_errors,
     stratified_times,
     velocity_target,
 )
@@ -194,6 +196,16 @@ def test_nothing_behind_the_mask_counts_whatever_it_is(kind: Any) -> None:
     torch.testing.assert_close(found, expected)
     gradient = torch.autograd.grad(found.sum(), predicted)[0]
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), predicted)[0])
+
+
+def test_errors_on_a_basis_by_hand() -> None:
+    basis = torch.eye(4)[:, :2]
+    target, predicted = torch.zeros(1, 3, 4), torch.full((1, 5, 4), 2.0)
+    assert span_errors(predicted, target, basis).tolist() == [1.0]  # 2 on two of four values
+    assert lambda_errors(predicted[:, 2:], target, basis).tolist() == [2.0]
+    turned = torch.linalg.qr(torch.randn(4, 4))[0]
+    aside = predicted - predicted @ turned[:, :2] @ turned[:, :2].T
+    torch.testing.assert_close(span_errors(aside, target, turned[:, :2]), torch.zeros(1), atol=1e-6, rtol=0)
 
 
 def test_the_loss_is_float32_and_wants_the_previous_motion() -> None:

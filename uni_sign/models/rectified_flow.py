@@ -107,29 +107,42 @@ def flow_losses(
         # Not a product, and not after the difference: what lies behind the mask may be anything.
         current, target = (motion.masked_fill(~mask[:, :, None], 0.0) for motion in (current, target))
         steady = mask[:, 1:] & mask[:, :-1]
-    flow = _mean(_distance(current, target, kind), mask)
-    velocity = _mean(_distance(current.diff(dim=1), target.diff(dim=1), kind), steady)
+    flow = mean_of_frames(distance(current, target, kind), mask)
+    velocity = mean_of_frames(distance(current.diff(dim=1), target.diff(dim=1), kind), steady)
     past = torch.zeros_like(flow)
     if prev_weight:
         if previous is None or previous.shape != before.shape:
             raise ValueError("prev_weight needs the previous motion")
-        past = _mean(_distance(before, previous.float(), kind), None)
+        past = mean_of_frames(distance(before, previous.float(), kind), None)
     total = lambda_flow * flow + lambda_velocity * velocity + prev_weight * past
     return FlowLosses(total, flow, velocity, past)
 
 
-def _distance(one: Tensor, other: Tensor, kind: LossKind) -> Tensor:
+def distance(one: Tensor, other: Tensor, kind: LossKind) -> Tensor:
+    """How far values are apart, one by one."""
     if kind == "l1":
         return (one - other).abs()
     return (one - other).square() if kind == "mse" else F.huber_loss(one, other, reduction="none")
 
 
-def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+def mean_of_frames(values: Tensor, mask: Tensor | None) -> Tensor:
     """(B, L, D) to (B,), frames outside the mask (B, L) left out; 0 where none is left."""
     if mask is None:
         mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
     per_frame = values.mean(dim=2).masked_fill(~mask, 0.0)
     return per_frame.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def span_errors(predicted: Tensor, target: Tensor, basis: Tensor) -> Tensor:
+    """Mean absolute error (B,) of velocities (B, L, D) within the span of Q (D, M): what a decoder can show of it."""
+    error = predicted[:, predicted.shape[1] - target.shape[1] :].float() - target.float()
+    within = error @ basis @ basis.T
+    return within.abs().mean(dim=(1, 2))
+
+
+def lambda_errors(estimated: Tensor, motion: Tensor, basis: Tensor) -> Tensor:
+    """Mean absolute error (B,) of the coordinates on Q (D, M) of motion (B, L, D), see `estimated_data`."""
+    return ((estimated.float() - motion.float()) @ basis).abs().mean(dim=(1, 2))
 
 
 def float_guidance(r_cfg_scale: float = 1.0, a_cfg_scale: float = 2.0, e_cfg_scale: float = 1.0) -> Guidance:
