@@ -256,8 +256,8 @@ def sample(
     velocity: Velocity,
     noise: Tensor,
     audio: Tensor,
-    reference: Tensor,
-    emotion: Tensor,
+    reference: Tensor | None,
+    emotion: Tensor | None,
     *,
     num_prev_frames: int,
     guidance: Guidance,
@@ -266,7 +266,8 @@ def sample(
 ) -> Tensor:
     """Motion (B, T, D) of audio (B, T, A), clip by clip (FLOAT), each begun from its noise.
 
-    noise (B, clips, L, D), see `item_noise`; reference (B, 1, D), emotion (B, 1, E). The frames before the first clip
+    noise (B, clips, L, D), see `item_noise`; reference (B, 1, D) and emotion (B, 1, E), None where the network has no
+    such condition: then ``guidance`` leaves it out. The frames before the first clip
     are zero, before the others the last ``num_prev_frames`` generated; the last clip is filled up by an item's last
     audio frame. ``lengths``: the frames of each item, all T if not given; motion behind them is zero. Raises
     ValueError for noise of fewer clips than there are.
@@ -278,18 +279,19 @@ def sample(
     lasts = torch.tensor(lengths or [length] * len(audio), device=audio.device)[:, None] - 1
     place = torch.arange(-(-length // frames) * frames, device=audio.device).minimum(lasts)
     heard = audio.gather(1, place[:, :, None].expand(-1, -1, audio.shape[2])).split(frames, dim=1)
-    kept = frames - num_prev_frames
-    conditions = {
-        "wr": reference,
-        "we": emotion,
+    given = {"wr": reference, "we": emotion}
+    conditions = {name: value for name, value in given.items() if value is not None}
+    scales = [(name, scale) for name, scale in guidance if name not in given or name in conditions]
+    past = {
         "prev_x": noise.new_zeros(len(audio), num_prev_frames, noise.shape[3], device=audio.device),
         "prev_wa": audio.new_zeros(len(audio), num_prev_frames, audio.shape[2]),
     }
+    kept = frames - num_prev_frames
     motion = []
     for number, clip in enumerate(heard):
-        start = noise[:, number].to(audio.device)
-        generated = sample_clip(velocity, start, {**conditions, "wa": clip}, guidance, solver)
+        told = {**conditions, "wa": clip, **(past if num_prev_frames else {})}
+        generated = sample_clip(velocity, noise[:, number].to(audio.device), told, scales, solver)
         motion.append(generated)
-        conditions |= {"prev_x": generated[:, kept:], "prev_wa": clip[:, kept:]}
+        past = {"prev_x": generated[:, kept:], "prev_wa": clip[:, kept:]}
     whole = torch.cat(motion, dim=1)[:, :length]
     return whole.masked_fill((torch.arange(length, device=audio.device) > lasts)[:, :, None], 0.0)
