@@ -229,7 +229,13 @@ def _demo_data(words: list[str]) -> int:
     parser.add_argument(
         "--keypoints", action="store_true", help="the keypoint pipeline's clips in keypoint_demo/ alone"
     )
+    parser.add_argument("--talking_faces", action="store_true", help="drawn faces that talk in talking_faces/ alone")
     known = parser.parse_words(words)
+    if known.talking_faces:
+        from uni_sign.data.demo.talking_faces import generate_talking_faces
+
+        print(f"{generate_talking_faces(known.data_root, seed=known.seed)} is complete.")
+        return 0
     if known.keypoints:
         from uni_sign.data.demo.holistic import generate_holistic
 
