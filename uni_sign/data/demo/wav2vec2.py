@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,50 @@ _SIZES = {
     "num_conv_pos_embedding_groups": 4,
     "vocab_size": 32,
 }
+_WEIGHTS = "model.safetensors"
 _SCALE = 0.15  # of the transformer's weights: small enough that what the convolutions hear is not lost in them
 
 
 def write_wav2vec2(folder: Path, seed: int) -> None:
     """Write a folder of a speech model: config.json, preprocessor_config.json and model.safetensors."""
-    from transformers import Wav2Vec2Config, Wav2Vec2Model
+    config = _config()
+    _write(folder, config, dict(_speech_weights(config, seed)))
 
-    _write(Wav2Vec2Model, Wav2Vec2Config(**_SIZES, initializer_range=_SCALE), folder, seed)
+
+def write_emotion_classifier(folder: Path, seed: int, emotions: Sequence[str]) -> None:
+    """Write a folder of a classifier of ``emotions`` as published ones are: a speech model, and a head on its mean."""
+    import torch
+    from torch import nn
+
+    config = _config(id2label=dict(enumerate(emotions)), num_labels=len(emotions))
+    weights = {f"wav2vec2.{name}": value for name, value in _speech_weights(config, seed)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.ModuleDict({"dense": nn.Linear(_WIDTH, _WIDTH), "out_proj": nn.Linear(_WIDTH, len(emotions))})
+    weights |= {f"classifier.{name}": value for name, value in head.state_dict().items()}
+    _write(folder, config, weights)
 
 
-def write_emotion_classifier(folder: Path, seed: int) -> None:
-    """Write a folder of a classifier of the seven emotions, as `uni_sign.models.audio_encoder` reads it."""
+def _config(**more: Any) -> Any:
     from transformers import Wav2Vec2Config
 
-    from uni_sign.models.audio_encoder import EMOTIONS, SpeechClassifier
-
-    labels = dict(enumerate(EMOTIONS))
-    config = Wav2Vec2Config(**_SIZES, initializer_range=_SCALE, id2label=labels, num_labels=len(labels))
-    _write(SpeechClassifier, config, folder, seed)
+    return Wav2Vec2Config(**_SIZES, initializer_range=_SCALE, **more)
 
 
-def _write(kind: Any, config: Any, folder: Path, seed: int) -> None:
+def _speech_weights(config: Any, seed: int) -> Iterator[tuple[str, Any]]:
     import torch
-    from transformers import Wav2Vec2FeatureExtractor
+    from transformers import Wav2Vec2Model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = kind(config)
+        yield from Wav2Vec2Model(config).state_dict().items()
+
+
+def _write(folder: Path, config: Any, weights: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+    from transformers import Wav2Vec2FeatureExtractor
+
     folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    model.save_pretrained(folder)
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / _WEIGHTS, {"format": "pt"})
