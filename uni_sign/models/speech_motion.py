@@ -35,7 +35,8 @@ class SpeechMotion(nn.Module):
     def audio(self, features: Tensor) -> Tensor:
         """Features of frames (B, T, audio_width) to their conditions (B, T, dim_a)."""
         projection = self.audio_encoder.audio_projection
-        condition: Tensor = projection(features.to(projection[0].weight.dtype))  # DeepSpeed casts weights, no batch
+        dtype = next(projection.parameters()).dtype  # DeepSpeed casts weights, and no batch
+        condition: Tensor = projection(features.to(dtype))
         return condition
 
     def forward(self, t: Tensor, x: Tensor, **conditions: Any) -> Tensor:
