@@ -91,6 +91,20 @@ class Video:
     def __len__(self) -> int:
         return len(self._packets.shown)
 
+    def numbers_at(self, fps: float) -> np.ndarray:
+        """The frame shown nearest to each tick of ``fps`` a second, from the first one to the last one's end: (T,)."""
+        times = self._packets.times[self._packets.shown]
+        seconds = (times - times[0]) * float(self._stream.time_base)
+        lasts = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1 / fps
+        ticks = np.arange(max(1, round((seconds[-1] + lasts) * fps))) / fps
+        return np.searchsorted((seconds[1:] + seconds[:-1]) / 2, ticks, "right")
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, of most frames; 0 where there is but one."""
+        times = self._packets.times[self._packets.shown]
+        return 1 / float(np.median(np.diff(times)) * self._stream.time_base) if len(times) > 1 else 0.0
+
     def images(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The frames of these numbers (sorted, each once), one by one: upright RGB (H, W, 3) uint8.
 
