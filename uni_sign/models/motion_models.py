@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from uni_sign.errors import InputError
 from uni_sign.models.float_weights import load_float
 from uni_sign.models.flow_transformer import flow_sizes
 from uni_sign.models.motion_autoencoder import AutoencoderSizes, MotionAutoencoder, autoencoder_sizes
-from uni_sign.models.speech_motion import TRAINED, SpeechMotion
+from uni_sign.models.speech_motion import SpeechMotion
 from uni_sign.models.weights import Checkpoint, unwrap
 
 AUTOENCODER, FLOW = "motion_autoencoder", "rectified_flow"
 _MOST_WIDTH = 1 << 20
+_SMALLEST, _DOUBLINGS = 4, 8  # of the autoencoder's maps: pixels a side, and how often they double
 
 
 def speech_motion(config: Mapping[str, Any]) -> SpeechMotion:
@@ -43,41 +43,24 @@ def motion_autoencoder(content: Mapping[str, Any], source: str) -> MotionAutoenc
     config = model_config_of(content, AUTOENCODER, source)
     checkpoint = unwrap(content, source)
     try:
-        sizes = AutoencoderSizes() if config is None else autoencoder_sizes(config)
+        sizes = _sizes_of(checkpoint.weights, source) if config is None else autoencoder_sizes(config)
+        model = MotionAutoencoder(sizes)
     except (ValueError, TypeError) as error:
         raise InputError(f"{source} describes no model that can be built: {error}.") from None
-    model = MotionAutoencoder(sizes)
     load_float({AUTOENCODER: model}, checkpoint)
     return model.eval()
+
+
+def _sizes_of(weights: Mapping[str, Tensor], source: str) -> AutoencoderSizes:
+    """Those that the shapes of FLOAT's weights tell."""
+    directions, start = (weights.get(f"{AUTOENCODER}.dec.{name}") for name in ("direction.weight", "input.input"))
+    doublings = {name.split(".")[3] for name in weights if name.startswith(f"{AUTOENCODER}.dec.to_rgbs.")}
+    if directions is None or start is None or directions.dim() != 2 or start.dim() != 4 or len(doublings) > _DOUBLINGS:
+        raise InputError(f"{source} holds no {AUTOENCODER}: give a best file of that stage, or float.pth.")
+    dim_w, dim_m = directions.shape
+    return AutoencoderSizes(_SMALLEST << len(doublings), dim_w, dim_m, start.shape[1])
 
 
 def load_speech_motion(model: SpeechMotion, checkpoint: Checkpoint) -> str:
     """Load what trains of a best file or of FLOAT's weights; returns what was loaded. Raises InputError."""
     return load_float(model.parts(), checkpoint)
-
-
-def trained_basis(content: Mapping[str, Any], source: str) -> Tensor:
-    """Q (dim_w, dim_m) in float32: that beside a flow's weights, or that of FLOAT's autoencoder; raises InputError."""
-    basis = content.get("basis")
-    if isinstance(basis, Tensor):
-        found = basis.float()
-    else:
-        direction = unwrap(content, source).weights.get(f"{AUTOENCODER}.dec.direction.weight")
-        if direction is None:
-            raise InputError(f"{source} holds no directions of motion: give a best file of {FLOW}, or float.pth.")
-        found = torch.linalg.qr(direction.float())[0]
-    if found.dim() != 2 or not torch.isfinite(found).all():
-        raise InputError(f"{source} holds directions of motion that cannot be: train it again.")
-    return found
-
-
-__all__ = [
-    "AUTOENCODER",
-    "FLOW",
-    "TRAINED",
-    "load_speech_motion",
-    "model_config_of",
-    "motion_autoencoder",
-    "speech_motion",
-    "trained_basis",
-]
