@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from uni_sign.data.audio import loudness, read_audio, sample_rate
+from uni_sign.data.audio import RATE, audio_facts, loudness, read_audio
 from uni_sign.data.safe_pickle import check_file
 from uni_sign.data.video import MAX_PIXELS, Video
 from uni_sign.errors import InputError
@@ -30,6 +30,9 @@ _MAX_BYTES = 1 << 28  # of a manifest
 _MAX_CLIP = 8 << 30  # bytes of a clip's pictures
 _SMALL = 64  # pixels, enough to see a mouth move
 _FARTHEST = 12  # frames that sound is looked for before and after its picture
+_LOOKED_AT = 1500  # frames of a clip, a minute: enough to see where its sound lies
+_UNSEEN = 2  # frames between sound and picture that nobody sees
+_UNEQUAL = 0.5  # seconds that sound and pictures may differ in length
 _SURE = 0.3  # a correlation below it tells nothing
 
 
@@ -73,7 +76,7 @@ def _of_manifest(path: Path) -> Iterator[MotionClip]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not in UTF-8: save it so.") from None
     for number, row in _json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text):
-        told = {column: row.get(column) or "" for column in _COLUMNS}
+        told = {column: "" if row.get(column) is None else row[column] for column in _COLUMNS}
         wrong = next((column for column, value in told.items() if not isinstance(value, str) or "\0" in value), None)
         if wrong or not told["video"]:
             raise InputError(f"{path}, row {number}: {wrong or 'video'} is no text: mend it.")
@@ -104,6 +107,8 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         titles = [title.strip() for title in next(reader, [])]
         if not {"video", "split"} <= set(titles):
             raise InputError(f"{path} has no columns video and split in its first row: a manifest has them.")
+        if twice := next((title for title in titles if titles.count(title) > 1 and title in _COLUMNS), None):
+            raise InputError(f"{path} has more than one column {twice} in its first row: leave one out.")
         for fields in reader:
             if not any(fields):
                 continue
@@ -120,11 +125,19 @@ def read_faces(path: Path, size: int, fps: float = 25.0) -> np.ndarray:
     Raises InputError, naming the file, where it cannot be read, or is too long for memory.
     """
     with Video(path) as video:
-        numbers, places = np.unique(video.numbers_at(fps), return_inverse=True)
-        if len(places) * size * size * 3 > _MAX_CLIP:
-            raise InputError(f"{path} is too long ({len(places):,} pictures of {size} x {size}): split it.")
-        pictures = np.stack([_square(image, size) for _, image in video.images(numbers)])
-    return pictures[places]
+        numbers = video.numbers_at(fps)
+        if len(numbers) * size * size * 3 > _MAX_CLIP:
+            raise InputError(f"{path} is too long ({len(numbers):,} pictures of {size} x {size}): split it.")
+        return _squares(video, numbers, size)
+
+
+def _squares(video: Video, numbers: np.ndarray, size: int) -> np.ndarray:
+    """The middle squares of frames of these rising numbers, brought to (N, size, size, 3) uint8."""
+    wanted, places = np.unique(numbers, return_inverse=True)
+    squares = np.empty((len(wanted), size, size, 3), np.uint8)
+    for place, (_, image) in enumerate(video.images(wanted)):
+        squares[place] = _square(image, size)
+    return squares if len(wanted) == len(numbers) else squares[places]
 
 
 def read_picture(path: Path, size: int) -> np.ndarray:
@@ -152,29 +165,33 @@ def _square(image: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """Of a clip: frames a second and how many, its sound's samples a second (0: no sound), and its offset.
+    """Of a clip: frames a second, how many, and how long they last; its sound; where that lies.
 
-    ``sync_offset``: frames that the sound comes after its picture, None where that cannot be told.
+    ``sample_rate``, ``sound_seconds``: 0 where ``silence`` says in a sentence why nothing is heard. ``sync_offset``:
+    frames that the sound comes after its picture, None where that cannot be told.
     """
 
     fps: float
     frames: int
-    sample_rate: int
-    sync_offset: int | None
+    seconds: float
+    sample_rate: int = 0
+    sound_seconds: float = 0.0
+    sync_offset: int | None = None
+    silence: str = ""
 
 
 def clip_facts(clip: MotionClip) -> ClipFacts:
     """What the files of a clip say; raises InputError where its pictures cannot be read."""
     with Video(clip.video) as video:
-        fps, frames = video.fps, len(video)
-        pictures = np.stack([_square(image, _SMALL) for _, image in video.images(np.arange(frames))])
+        fps, frames, seconds = video.fps, len(video), video.seconds
+        pictures = _squares(video, video.numbers_at(fps or 1.0)[:_LOOKED_AT], _SMALL)
     sound = clip.audio or clip.video
     try:
-        rate = sample_rate(sound)
-        heard = loudness(read_audio(sound), frames, fps or 25.0)
-    except InputError:
-        return ClipFacts(fps, frames, 0, None)
-    return ClipFacts(fps, frames, rate, sync_offset(pictures, heard))
+        rate, waveform = audio_facts(sound).sample_rate, read_audio(sound)
+    except InputError as error:
+        return ClipFacts(fps, frames, seconds, silence=str(error))
+    offset = sync_offset(pictures, loudness(waveform, len(pictures), fps)) if fps else None
+    return ClipFacts(fps, frames, seconds, rate, len(waveform) / RATE, offset)
 
 
 def sync_offset(pictures: np.ndarray, heard: np.ndarray) -> int | None:
@@ -198,17 +215,20 @@ def sync_offset(pictures: np.ndarray, heard: np.ndarray) -> int | None:
     return int(lags[best]) if found[best] > _SURE else None
 
 
-def clip_problems(facts: ClipFacts, fps: float = 25.0, least: int = 60) -> list[str]:
-    """What is odd about a clip, a phrase each."""
+def clip_problems(facts: ClipFacts, min_frames: int = 60, fps: float = 25.0) -> list[str]:
+    """What is odd about a clip, a sentence each; ``min_frames`` at ``fps`` are what training takes at a time."""
     problems = []
     if abs(facts.fps - fps) > 0.01 * fps:
-        problems.append(f"{facts.fps:.2f} frames a second, not {fps:g}")
-    if facts.frames < least:
-        problems.append(f"{facts.frames} frames, fewer than {least}")
-    if not facts.sample_rate:
-        problems.append("no sound that can be read")
-    elif facts.sample_rate < 16_000:
-        problems.append(f"sound of {facts.sample_rate} samples a second, fewer than 16000")
-    if facts.sync_offset is not None and abs(facts.sync_offset) > 2:
-        problems.append(f"its sound comes {facts.sync_offset} frames after its picture")
+        problems.append(f"It has {facts.fps:.2f} frames a second, not {fps:g}: they are resampled.")
+    if round(facts.seconds * fps) < min_frames:
+        problems.append(f"It lasts {facts.seconds:.2f} s, less than the {min_frames / fps:.2f} s that are needed.")
+    if facts.silence:
+        return [*problems, facts.silence]
+    if facts.sample_rate < RATE:
+        problems.append(f"Its sound has {facts.sample_rate} samples a second, fewer than {RATE}: it is dull.")
+    if abs(facts.sound_seconds - facts.seconds) > _UNEQUAL:
+        problems.append(f"Its sound lasts {facts.sound_seconds:.2f} s, its pictures {facts.seconds:.2f} s.")
+    if facts.sync_offset is not None and abs(facts.sync_offset) > _UNSEEN:
+        side = "after" if facts.sync_offset > 0 else "before"
+        problems.append(f"Its sound comes {abs(facts.sync_offset)} frames {side} its picture.")
     return problems
