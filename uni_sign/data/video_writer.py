@@ -27,8 +27,9 @@ def write_video_with_sound(
             video = container.add_stream(_VIDEO, rate=Fraction(fps).limit_denominator(1001))
             video.height, video.width = even.shape[1:3]
             video.pix_fmt = "yuv420p"
-            # One thread, because the encoder's result depends on their number; short groups for random access.
-            video.options = {"crf": "16", "preset": "veryfast", "threads": "1", "g": "12"}
+            # The result depends on the number of threads, and with mbtree, in small pictures, changes from run to run.
+            # Short groups for random access.
+            video.options = {"crf": "16", "preset": "veryfast", "threads": "1", "g": "12", "x264-params": "mbtree=0"}
             audio = None if waveform is None else container.add_stream(_AUDIO, rate=rate, layout="mono")
             for frame in even:
                 container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))

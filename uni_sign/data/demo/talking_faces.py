@@ -59,10 +59,12 @@ def generate_talking_faces(
     try:
         if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == claim:
             return folder
-        for split in ("train", "test"):
-            shutil.rmtree(folder / split, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        # First the marker: killed while clearing, other arguments' clips would be believed whole.
         marker.unlink(missing_ok=True)
+        for split in ("train", "test"):
+            if (folder / split).exists():
+                shutil.rmtree(folder / split)
         for number in tqdm(range(clips), "Talking faces", unit="clip", disable=not progress):
             _write_clip(folder, number, size, seed)
         draft = marker.with_suffix(".part")
