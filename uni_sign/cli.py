@@ -244,8 +244,11 @@ def _demo_data(words: list[str]) -> int:
     known = parser.parse_words(words)
     if known.talking_faces:
         from uni_sign.data.demo.talking_faces import generate_talking_faces
+        from uni_sign.data.demo.wav2vec2 import write_wav2vec2
 
-        print(f"{generate_talking_faces(known.data_root, seed=known.seed)} is complete.")
+        folder = generate_talking_faces(known.data_root, seed=known.seed)
+        write_wav2vec2(folder / "wav2vec2", known.seed)
+        print(f"{folder} is complete.")
         return 0
     if known.keypoints:
         from uni_sign.data.demo.holistic import generate_holistic

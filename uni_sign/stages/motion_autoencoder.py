@@ -48,6 +48,9 @@ class MotionAutoencoderConfig(FacesConfig):
     pairs_per_clip: int = flag(10, "pairs of frames that an epoch draws of each clip", check=at_least(1))
     vgg_weights: str = flag("", "VGG-19 with ImageNet's weights, by torchvision's names; default: no perceptual loss")
     l1_weight: float = flag(1.0, "weight of the absolute difference of pictures", check=at_least(0))
+    l1_component_weight: float = flag(
+        0.0, "further weight of it within eyes and lower face: what stands in for VGG-19 there", check=at_least(0)
+    )
     vgg_weight: float = flag(10.0, "weight of the perceptual loss", check=at_least(0))
     component_weight: float = flag(100.0, "weight of the perceptual loss of eyes and lower face", check=at_least(0))
     gan_weight: float = flag(1.0, "weight of the adversarial loss; 0: no discriminator", check=at_least(0))
@@ -203,6 +206,9 @@ class MotionAutoencoderStage(Faces):
         generated = model(_unit(batch["source"]), driving).float()
         l1 = _differences(generated, driving)
         losses, logs = config.l1_weight * l1, {"l1": l1.detach().mean()}
+        if config.l1_component_weight:
+            mask = _components(driving)
+            losses = losses + config.l1_component_weight * _differences(generated * mask, driving * mask)
         if self.vgg is not None:
             perceptual = self._perceptual(generated, driving)
             losses = losses + config.vgg_weight * perceptual[0] + config.component_weight * perceptual[1]
@@ -215,10 +221,9 @@ class MotionAutoencoderStage(Faces):
 
     def _perceptual(self, generated: Tensor, driving: Tensor) -> tuple[Tensor, Tensor]:
         assert self.vgg is not None
-        boxes = torch.tensor(_COMPONENTS, device=driving.device).expand(len(driving), -1, -1)
         vgg = self.vgg.to(driving.device)
         with torch.autocast(driving.device.type, enabled=False):
-            losses = perceptual_losses(vgg, generated, driving, component_mask(boxes, driving.shape[-1]))
+            losses = perceptual_losses(vgg, generated, driving, _components(driving))
         return losses.whole, losses.component
 
     def _adversarial(self, discriminator: Any, generated: Tensor, driving: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,6 +286,12 @@ class MotionAutoencoderStage(Faces):
 def _unit(pictures: Tensor) -> Tensor:
     """Bytes (B, S, S, 3) to (B, 3, S, S) in [-1, 1]."""
     return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _components(pictures: Tensor) -> Tensor:
+    """Where eyes and lower face are in pictures (B, 3, S, S): (B, 1, S, S) of 0 and 1."""
+    boxes = torch.tensor(_COMPONENTS, device=pictures.device).expand(len(pictures), -1, -1)
+    return component_mask(boxes, pictures.shape[-1])
 
 
 def _differences(one: Tensor, other: Tensor) -> Tensor:

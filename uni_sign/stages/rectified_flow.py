@@ -352,7 +352,7 @@ class RectifiedFlow(Faces):
         """Put true and sampled coordinates into the rows of the first windows, where that is due."""
         step = self.config.sample_step
         chosen = [place for place, row in enumerate(rows) if 0 <= row["index"] < _SAMPLED]
-        if not step or self.evaluations % step or not chosen:
+        if not step or (self.evaluations - 1) % step or not chosen:
             return
         told = {name: value[chosen] for name, value in conditions.items()}
         motion, basis = sample_clip(model, noise[chosen], told, float_guidance(), Solver()), self.basis.to(x1)
