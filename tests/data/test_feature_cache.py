@@ -1,8 +1,11 @@
 """What is made of clips is kept once, whole, and never taken for another clip's or other settings'."""
 
+import json
+import mmap
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +105,74 @@ def test_a_damaged_entry_is_made_anew(tmp_path_factory: pytest.TempPathFactory, 
         cache.load(clip)
     cache.store(clip, arrays(1))
     assert np.array_equal(cache.load(clip)["audio"], arrays(1)["audio"])
+
+
+@given(st.integers(1, 10_000), st.integers(0, 10_000), st.binary(max_size=3))
+def test_what_is_remembered_of_files_may_be_torn(
+    tmp_path_factory: pytest.TempPathFactory, kept: int, place: int, noise: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("torn")
+    clips = [clip_of(folder, f"{i}.mp4", bytes([i])) for i in range(3)]
+    cache = FeatureCache(folder / "cache", SETTINGS)
+    for i, clip in enumerate(clips):
+        cache.store(clip, arrays(i))
+    known = folder / "cache" / "contents.jsonl"
+    lines = known.read_bytes()
+    lines = lines[: kept % len(lines)]
+    place %= len(lines) + 1
+    known.write_bytes(lines[:place] + noise + lines[place:])
+    again = FeatureCache(folder / "cache", SETTINGS)
+    # A digest that was changed on disk can only make a clip look new.
+    missing = again.missing(clips)
+    for i, clip in enumerate(clips):
+        assert clip in missing or np.array_equal(again.load(clip)["frames"], arrays(i)["frames"])
+    if not noise:
+        assert not missing
+
+
+def _fills(folder: Path, clips: list[MotionClip], first: int) -> None:
+    cache = FeatureCache(folder, SETTINGS)
+    for _ in range(5):
+        for place in range(len(clips)):
+            number = (first + place) % len(clips)
+            cache.store(clips[number], arrays(number))
+            # What another process replaces meanwhile stays whole for those who look at it.
+            assert np.array_equal(cache.load(clips[number])["audio"], arrays(number)["audio"])
+
+
+def test_several_processes_fill_one_cache(clips: list[MotionClip], tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_fills, args=(tmp_path / "cache", clips, first)) for first in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    cache = FeatureCache(tmp_path / "cache", SETTINGS)
+    assert cache.missing(clips) == []
+    assert len(list((tmp_path / "cache").glob("*/*"))) == len(clips)
+    lines = (tmp_path / "cache" / "contents.jsonl").read_text().splitlines()
+    assert {tuple(json.loads(line)) for line in lines} == {("file", "content")}
+
+
+def test_an_entry_is_opened_without_being_read(cache: FeatureCache, clips: list[MotionClip]) -> None:
+    cache.store(clips[0], {"large": np.zeros((1 << 22, 4), np.float32)})
+    held = cache.load(clips[0])["large"]
+    base: Any = held
+    while isinstance(base, np.ndarray):
+        base = base.base
+    assert isinstance(base, mmap.mmap)
+    assert not held.flags.writeable
+
+
+def test_sound_is_part_of_a_clip(cache: FeatureCache, clips: list[MotionClip], tmp_path: Path) -> None:
+    sound = tmp_path / "a.wav"
+    sound.write_bytes(b"one")
+    clip = MotionClip("a", clips[0].video, sound, None, "train")
+    cache.store(clip, arrays(0))
+    assert cache.missing([clips[0], clip]) == [clips[0]]
+    sound.write_bytes(b"another")
+    assert FeatureCache(tmp_path / "cache", SETTINGS).missing([clip]) == [clip]
 
 
 def _killed(folder: Path, clip: MotionClip) -> None:

@@ -162,7 +162,7 @@ def _read_known(path: Path) -> dict[str, str]:
     with suppress(OSError):
         for line in path.read_bytes().splitlines():
             with suppress(ValueError, KeyError, TypeError, RecursionError):
-                row = json.loads(line)
+                row = json.loads(line.decode())
                 known[str(row["file"])] = str(row["content"])
     return known
 
@@ -171,7 +171,7 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
     """Where data begins, and the header; raises ValueError for a damaged one."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length)) if 0 < length <= _MAX_HEADER else None
+        header = json.loads(file.read(length).decode()) if 0 < length <= _MAX_HEADER else None
     if not isinstance(header, dict):
         raise ValueError("it has no header")
     return 8 + length, header
