@@ -206,3 +206,37 @@ def test_a_folder_that_cannot_be_written_is_named(clips: list[MotionClip], tmp_p
     assert cache.missing([gone]) == [gone]
     with pytest.raises(InputError, match="cannot be read"):
         cache.path(gone)
+
+
+def test_names_that_are_not_in_utf_8(cache: FeatureCache, tmp_path: Path) -> None:
+    clip = clip_of(tmp_path / "clips", os.fsdecode(b"caf\xe9.mp4"), b"a")
+    cache.store(clip, arrays(0))
+    assert np.array_equal(cache.load(clip)["audio"], arrays(0)["audio"])
+    clip_of(tmp_path / "clips", clip.name, b"another")
+    assert FeatureCache(tmp_path / "cache", SETTINGS).status([clip]).stale == 1
+
+
+@given(place=st.integers(0, 10_000), flip=st.integers(1, 255))
+def test_a_byte_that_changed_on_disk_is_told(tmp_path_factory: pytest.TempPathFactory, place: int, flip: int) -> None:
+    folder = tmp_path_factory.mktemp("spoiled")
+    clip, cache = clip_of(folder, "a.mp4", b"a"), FeatureCache(folder / "cache", SETTINGS)
+    cache.store(clip, arrays(0))
+    assert cache.status([clip]).spoiled == ()
+    content = bytearray(cache.path(clip).read_bytes())
+    data = 8 + int.from_bytes(content[:8], "little")
+    content[data + place % (len(content) - data)] ^= flip
+    cache.path(clip).write_bytes(content)
+    assert cache.missing([clip]) == []
+    assert cache.status([clip]).spoiled == (cache.path(clip),)
+    assert str(cache.path(clip)) in str(cache.status([clip]))
+
+
+def test_a_torn_entry_is_told(cache: FeatureCache, clips: list[MotionClip]) -> None:
+    for clip in clips:
+        cache.store(clip, arrays(0))
+    cache.path(clips[0]).write_bytes(cache.path(clips[0]).read_bytes()[:-1])
+    status = cache.status(clips)
+    assert (status.present, status.missing, status.torn) == (2, 1, 1)
+    assert "of 1 others there is a torn file" in str(status)
+    cache.path(clips[0]).unlink()
+    assert cache.status(clips).torn == 0

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -91,7 +92,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write_video_with_sound(tmp_path / "none" / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8), 25)
 
 
-def test_a_written_video_holds_pictures_and_sound(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_a_written_video_holds_pictures_and_sound(tmp_path: Path, codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(av, "codecs_available", {codec, "aac"})
     rng = np.random.default_rng(0)
     picture = np.repeat(np.repeat(rng.integers(0, 255, (4, 5, 3)), 8, 0), 8, 1)[:31, :39].astype(np.uint8)
     frames = np.stack([np.roll(picture, shift, axis=1) for shift in range(30)])
@@ -99,10 +102,21 @@ def test_a_written_video_holds_pictures_and_sound(tmp_path: Path) -> None:
     write_video_with_sound(tmp_path / "a.mp4", frames, 30.0, sound)
     read = frames_of(tmp_path / "a.mp4")
     assert read.shape == (30, 32, 40, 3)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].codec_context.name == {"libx264": "h264"}.get(codec, codec)
     assert np.abs(read[:, :31, :39].astype(int) - frames).mean() < 12
     heard = read_audio(tmp_path / "a.mp4")
     assert np.corrcoef(heard[:RATE], sound[: len(heard[:RATE])])[0, 1] > 0.95
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("there", [{"aac"}, {"libx264", "mpeg4"}])
+def test_encoders_that_are_not_there_are_named(
+    tmp_path: Path, there: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(av, "codecs_available", there)
+    with pytest.raises(InputError, match="FFmpeg lacks aac and one of libx264, mpeg4"):
+        write_video_with_sound(tmp_path / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8), 25)
 
 
 def test_small_speech_models_hear_how_loud_it_is(faces: Path, tmp_path: Path) -> None:

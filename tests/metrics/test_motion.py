@@ -23,15 +23,17 @@ def test_what_does_not_change_correlates_with_nothing() -> None:
 
 
 def plain_dtw_mje(generated: np.ndarray, true: np.ndarray, mask: np.ndarray) -> float:
-    """The definition, cell by cell: the least sum, and how many matches with a seen joint it has."""
+    """The definition, cell by cell: the least sum, and how many matches it has, of frames that show a joint."""
+    shown = mask.any(axis=1)
+    true, mask = true[shown], mask[shown]
     best: dict[tuple[int, int], tuple[float, int]] = {}
     for i, made in enumerate(generated):
         for j, real in enumerate(true):
             apart = [np.linalg.norm(a - b) for a, b, seen in zip(made, real, mask[j], strict=True) if seen]
-            error, counted = (float(np.mean(apart)), 1) if apart else (0.0, 0)
+            error = float(np.mean(apart))
             sources = [best[key] for key in ((i - 1, j - 1), (i - 1, j), (i, j - 1)) if key in best]
             total, matches = min(sources, key=lambda found: found[0]) if sources else (0.0, 0)
-            best[i, j] = total + error, matches + counted
+            best[i, j] = total + error, matches + 1
     total, matches = best[len(generated) - 1, len(true) - 1]
     return total / matches
 
@@ -69,8 +71,19 @@ def test_errors_of_a_case_by_hand() -> None:
     course = np.array([[[0.0, 0.0]], [[1.0, 0.0]], [[5.0, 0.0]]])
     # Matches 0-0, 1-1, 5-1: 0 + 0 + 4, of three.
     assert dtw_mje(course, course[:2]) == pytest.approx(4 / 3)
-    # The second true frame shows nothing: two matches are left, and the last frames' error is 0.
-    assert dtw_mje(course + np.array([0.0, 2.0]), course, np.array([[True], [False], [True]])) == pytest.approx(2.0)
+    # The second true frame shows nothing: the second generated one is matched with the first, at (1, 2) from it.
+    seen = np.array([[True], [False], [True]])
+    assert dtw_mje(course + np.array([0.0, 2.0]), course, seen) == pytest.approx((2 + 5**0.5 + 2) / 3)
+
+
+def test_a_frame_that_shows_nothing_hides_no_error() -> None:
+    rng = np.random.default_rng(0)
+    true, seen = rng.normal(size=(20, 4, 2)), np.ones((20, 4), bool)
+    wrong = true.copy()
+    wrong[1:-1] += 50.0
+    seen[10] = False
+    assert dtw_mje(wrong, true, seen) > 40
+    assert dtw_mje(true[seen.any(axis=1)], true, seen) == 0.0
 
 
 def test_how_far_and_how_long() -> None:

@@ -36,17 +36,26 @@ _MAX_HEADER = 1 << 20
 class CacheStatus:
     """Of some clips: how many have an entry, how many none, and of these how many have one of the past.
 
-    Such a ``stale`` one was made of another content, or by other settings.
+    Such a ``stale`` one was made of another content, or by other settings; of a ``torn`` one, missing too, a part is
+    left, and it is made anew. ``spoiled``: entries of the right length whose content is not what was stored.
     """
 
     present: int
     missing: int
     stale: int
     size: int
+    torn: int = 0
+    spoiled: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
-        changed = f"; of {self.stale} others there is what other files or settings gave" if self.stale else ""
-        return f"{self.present} of {self.present + self.missing} clips are there ({self.size / 1e6:.1f} MB){changed}"
+        parts = [f"{self.present} of {self.present + self.missing} clips are there ({self.size / 1e6:.1f} MB)"]
+        if self.stale:
+            parts.append(f"of {self.stale} others there is what other files or settings gave")
+        if self.torn:
+            parts.append(f"of {self.torn} others there is a torn file, which is made anew")
+        if self.spoiled:
+            parts.append(f"spoiled on disk, to be deleted: {', '.join(map(str, self.spoiled))}")
+        return "; ".join(parts)
 
 
 class FeatureCache:
@@ -75,7 +84,8 @@ class FeatureCache:
         """Keep a clip's arrays, whole or not at all; raises InputError where the folder cannot be written."""
         path = self.path(clip)
         partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}")
-        content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, {"clip": clip.name})
+        whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        content = save(whole, {"clip": _told(clip), "check": _checksum(whole)})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
@@ -101,13 +111,15 @@ class FeatureCache:
             ) from None
 
     def status(self, clips: Sequence[MotionClip]) -> CacheStatus:
-        """What there is of these clips."""
+        """What there is of these clips; it reads all of it."""
         missing = self.missing(clips)
-        gone = {clip.name for clip in missing}
+        gone = {_told(clip) for clip in missing}
         left = set(clips) - set(missing)
+        paths = sorted({self.path(clip) for clip in left})
         size = sum(self.path(clip).stat().st_size for clip in left)
         stale = {name for name in map(_clip_of, self._entries()) if name in gone}
-        return CacheStatus(len(left), len(missing), len(stale), size)
+        torn = sum(clip in self._paths and self._paths[clip].is_file() for clip in missing)
+        return CacheStatus(len(left), len(missing), len(stale), size, torn, tuple(filter(_is_spoiled, paths)))
 
     def clear(self) -> None:
         """Delete all entries, those of other settings too, and nothing else."""
@@ -192,6 +204,25 @@ def _arrays(data: np.ndarray, header: Mapping[str, Any]) -> Iterator[tuple[str, 
         if end - first != math.prod(shape) * dtype.itemsize:
             raise ValueError("its header is damaged")
         yield name, np.frombuffer(data[first:end], dtype).reshape(shape)
+
+
+def _told(clip: MotionClip) -> str:
+    """A clip's name as an entry holds it: file names need not be in UTF-8, headers are."""
+    return clip.name.encode("utf-8", "backslashreplace").decode()
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(arrays):
+        digest.update(arrays[name].data if arrays[name].size else b"")
+    return digest.hexdigest()
+
+
+def _is_spoiled(path: Path) -> bool:
+    try:
+        return bool(_header(path)[1]["__metadata__"]["check"] != _checksum(_views(path)))
+    except _DAMAGE:
+        return True
 
 
 def _clip_of(path: Path) -> str | None:

@@ -8,7 +8,13 @@ import numpy as np
 
 from uni_sign.errors import InputError
 
-_VIDEO, _AUDIO = "libx264", "aac"
+_AUDIO = "aac"
+# The best encoder that this machine's FFmpeg has. x264's result depends on the number of threads, and with mbtree, in
+# small pictures, changes from run to run. Short groups for random access.
+_VIDEO = {
+    "libx264": {"crf": "16", "preset": "veryfast", "threads": "1", "g": "12", "x264-params": "mbtree=0"},
+    "mpeg4": {"qmin": "2", "qmax": "3", "threads": "1", "g": "12"},
+}
 _FAILURES = (av.error.FFmpegError, OSError, ValueError)
 
 
@@ -17,19 +23,21 @@ def write_video_with_sound(
 ) -> None:
     """Encode frames (T, H, W, 3) uint8, ``fps`` a second, and a waveform (S,) in [-1, 1], where there is one.
 
-    H and W that are odd grow by a row or column, as H.264 wants it. Raises InputError where the file cannot be
-    written, or this machine's FFmpeg lacks a codec.
+    In H.264 and AAC, or MPEG-4 where FFmpeg was built without x264. H and W that are odd grow by a row or column, as
+    both want it. Raises InputError where the file cannot be written, or FFmpeg lacks the encoders.
     """
+    codec = next((name for name in _VIDEO if name in av.codecs_available), None)
+    if codec is None or _AUDIO not in av.codecs_available:
+        wanted = f"{_AUDIO} and one of {', '.join(_VIDEO)}"
+        raise InputError(f"{path} cannot be written, FFmpeg lacks {wanted}: install the av of PyPI, which has them.")
     partial = path.with_name(f".{path.name}.partial")
     try:
         with av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
-            video = container.add_stream(_VIDEO, rate=Fraction(fps).limit_denominator(1001))
+            video = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
             video.height, video.width = even.shape[1:3]
             video.pix_fmt = "yuv420p"
-            # The result depends on the number of threads, and with mbtree, in small pictures, changes from run to run.
-            # Short groups for random access.
-            video.options = {"crf": "16", "preset": "veryfast", "threads": "1", "g": "12", "x264-params": "mbtree=0"}
+            video.options = dict(_VIDEO[codec])
             audio = None if waveform is None else container.add_stream(_AUDIO, rate=rate, layout="mono")
             for frame in even:
                 container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
@@ -40,6 +48,6 @@ def write_video_with_sound(
                 container.mux(audio.encode(sound))
                 container.mux(audio.encode())
         partial.replace(path)
-    except (*_FAILURES, av.codec.codec.UnknownCodecError) as error:
+    except _FAILURES as error:
         partial.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written as a video ({error}): choose another folder.") from None

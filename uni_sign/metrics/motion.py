@@ -15,12 +15,16 @@ def pearson(one: np.ndarray, other: np.ndarray) -> float:
 def dtw_mje(generated: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Mean joint error of generated (T', J, 2 or 3) to true motion (T, J, as many), each sped up and slowed to fit.
 
-    ``mask`` (T, J): which true joints were seen, all unless given. Frames are matched so that their errors, each a mean
-    over joints, have the least sum (dynamic time warping: Sakoe and Chiba, 1978), which the number of matches divides.
+    ``mask`` (T, J): which true joints were seen, all unless given; frames that show none are left out. Frames are
+    matched so that their errors, each a mean over joints, have the least sum (dynamic time warping: Sakoe and Chiba,
+    1978), which the number of matches divides.
     Of equally good matches, that of both next frames counts. DTW-MJE: Huang et al., 2021, "Towards Fast and
     High-Quality Sign Language Production". Raises InputError for motion that cannot be compared.
     """
-    errors, counts = _joint_errors(*_comparable(generated, true, mask))
+    made, real, seen = _comparable(generated, true, mask)
+    # A true frame of no error with anything would take in all that is wrong.
+    shown = seen.any(axis=1)
+    errors = _joint_errors(made, real[shown], seen[shown])
     rows, columns = errors.shape
     # Of the cells of one anti-diagonal, by row, behind a row before the first: none needs another of its own.
     before = np.full(rows + 1, np.inf), np.zeros(rows + 1, int)
@@ -34,7 +38,7 @@ def dtw_mje(generated: np.ndarray, true: np.ndarray, mask: np.ndarray | None = N
         best = sums.argmin(axis=0), np.arange(len(row))
         total, matches = np.full(rows + 1, np.inf), np.zeros(rows + 1, int)
         total[row + 1] = sums[best] + errors[row, diagonal - row]
-        matches[row + 1] = steps[best] + counts[diagonal - row]
+        matches[row + 1] = steps[best] + 1
         before, last = last, (total, matches)
     return float(last[0][rows] / last[1][rows])
 
@@ -75,14 +79,14 @@ def _comparable(
     return made, real, seen
 
 
-def _joint_errors(made: np.ndarray, real: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean distance of seen joints of all pairs of frames: (T', T), 0 where none was; and 1 where one was: (T,)."""
+def _joint_errors(made: np.ndarray, real: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Mean distance of seen joints, of which each true frame has some, of all pairs of frames: (T', T)."""
     errors = np.zeros((len(made), len(real)))
     for joint in np.flatnonzero(seen.any(axis=0)):  # one by one: all at once would not fit into memory
         squares = sum(np.subtract.outer(*axis) ** 2 for axis in zip(made[:, joint].T, real[:, joint].T, strict=True))
         errors += np.sqrt(squares) * seen[:, joint]
-    counts = seen.sum(axis=1)
-    return errors / counts.clip(min=1), (counts > 0).astype(int)
+    mean: np.ndarray = errors / seen.sum(axis=1)
+    return mean
 
 
 def _travelled(motion: np.ndarray, seen: np.ndarray) -> float:

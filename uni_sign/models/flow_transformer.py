@@ -160,8 +160,8 @@ class FlowTransformer(nn.Module):
         length = hidden.shape[1]
         if length > sizes.positions:
             raise ValueError(f"{length} frames are more than the {sizes.positions} of the sizes")
-        dtype = self.x_embedder.proj.weight.dtype  # DeepSpeed casts weights, and no batch
-        hidden = self.x_embedder(hidden.to(dtype)) + self.pos_embed[:, :length]
+        dtype = self.x_embedder.proj.weight.dtype  # DeepSpeed casts weights, and neither batch nor buffers
+        hidden = self.x_embedder(hidden.to(dtype)) + self.pos_embed[:, :length].to(dtype)
         _expect("prev_wa", prev_wa, previous and sizes.dim_a > 0)
         audio = wa if wa is None or prev_wa is None else torch.cat([prev_wa, wa], dim=1)
         condition = self._condition(t.expand(len(x)), wr, audio, we, language)
