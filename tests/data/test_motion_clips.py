@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from uni_sign.data import motion_clips
 from uni_sign.data.audio import RATE
@@ -23,6 +24,7 @@ from uni_sign.data.motion_clips import (
     clip_problems,
     read_faces,
     read_motion_clips,
+    read_picture,
 )
 from uni_sign.data.video_writer import write_video_with_sound
 from uni_sign.errors import InputError
@@ -220,6 +222,22 @@ def test_a_clip_that_does_not_move_tells_no_offset(tmp_path: Path) -> None:
     facts = clip_facts(MotionClip("b", tmp_path / "b.mp4", None, None, "train"))
     assert (facts.frames, facts.seconds, facts.sync_offset) == (1, 0.0, None)
     assert "holds no sound" in clip_problems(facts)[-1]
+
+
+def test_a_picture_is_read_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, 10:30] = (200, 100, 50)
+    Image.fromarray(pixels).save(path)
+    assert np.array_equal(read_picture(path, 10), np.broadcast_to(np.uint8([200, 100, 50]), (10, 10, 3)))
+    Image.fromarray(pixels).save(path, "GIF")
+    with pytest.raises(InputError, match=r"a\.png is no PNG"):
+        read_picture(path, 10)
+    # An empty profile after the pixels, of which Pillow raises an IndexError.
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes().replace(b"IEND", b"iCCP"))
+    with pytest.raises(InputError, match=r"a\.png is no PNG"):
+        read_picture(path, 10)
 
 
 def _later(clip: MotionClip, frames: int, folder: Path) -> Path:

@@ -148,7 +148,9 @@ def read_picture(path: Path, size: int) -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller.")
             return _square(np.asarray(image.convert("RGB")), size)
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError):
+    except InputError:
+        raise
+    except Exception:  # of damage Pillow raises a dozen types
         raise InputError(f"{path} is no PNG or JPEG that can be read: get it anew.") from None
 
 
