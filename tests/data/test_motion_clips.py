@@ -88,6 +88,7 @@ def test_a_manifest(tmp_path: Path, kind: str) -> None:
         ("a.csv", "video,split,video\na,train,b\n", "more than one column video"),
         ("a.jsonl", '{"video": "a", "split": "train", "emotion": false}', "row 1: emotion is no text"),
         ("a.jsonl", "[1]\n", "row 1: it is no JSON object"),
+        ("a.jsonl", '{"video": "\\ud800", "split": "train"}', "row 1: video is no text"),
         ("a.jsonl", '{"video": "a", "split": "train"}\n{"video": 7, "split": "train"}\n', "row 2: video is no text"),
         ("a.jsonl", "[" * 100_000, "row 1: it is no JSON object"),
     ],

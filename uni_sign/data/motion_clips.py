@@ -8,6 +8,7 @@ from its own folder.
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -77,7 +78,7 @@ def _of_manifest(path: Path) -> Iterator[MotionClip]:
         raise InputError(f"{path} is not in UTF-8: save it so.") from None
     for number, row in _json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text):
         told = {column: "" if row.get(column) is None else row[column] for column in _COLUMNS}
-        wrong = next((column for column, value in told.items() if not isinstance(value, str) or "\0" in value), None)
+        wrong = next((column for column, value in told.items() if not _is_text(value)), None)
         if wrong or not told["video"]:
             raise InputError(f"{path}, row {number}: {wrong or 'video'} is no text: mend it.")
         if told["split"] not in SPLITS:
@@ -86,6 +87,14 @@ def _of_manifest(path: Path) -> Iterator[MotionClip]:
             raise InputError(f"{path}, row {number}: emotion is {told['emotion']!r}, none of {', '.join(EMOTIONS)}.")
         audio = path.parent / told["audio"] if told["audio"] else None
         yield MotionClip(told["video"], path.parent / told["video"], audio, told["emotion"] or None, told["split"])
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that a file's name can be."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
