@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -212,7 +213,7 @@ def test_command_line_beats_file_and_file_beats_defaults(tmp_path: Path) -> None
         ("1: 2", "--1"),
         ("lr: fast", "--lr"),
         ("lr: -1", "--lr -1"),
-        ("lr: [1, 2]", "2"),
+        ("lr: [1, 2]", "lr must be one value"),
         ("lr:", "lr"),
         ("finetune:", "finetune"),
         ("eval: 1", "eval must be true or false, not 1"),
@@ -297,6 +298,43 @@ def test_no_stage_flag_hides_one_of_the_loop(name: str) -> None:
     assert not words(TrainConfig) & words(load_stage(name).Config)
     help_text = build_parser(TrainConfig, load_stage(name).Config, program="x").format_help()
     assert all(f"--{word}" in help_text for word in words(load_stage(name).Config))
+
+
+ROOT = Path(__file__).parents[1]
+KEYPOINT_STAGES = ("hierarchical_keypoint", "hierarchical_image", "skeleton", "temporal", "alignment")
+
+
+def told_flags(path: Path, heading: str) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Names of the flags of each row under a heading, and its cells."""
+    part = path.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| `--")]
+    return [(tuple(re.findall(r"`--([a-z0-9_]+)`", row[0])), [cell.strip(" `") for cell in row]) for row in rows]
+
+
+def told_default(field: Any) -> str:
+    shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+    return {"True": "yes", "False": "no", "None": ""}.get(shown, shown)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_readme_lists_every_flag_and_its_default(kind: Any) -> None:
+    told = {names: cells[1] for names, cells in told_flags(ROOT / "README.md", "Flags")}
+    for field in dataclasses.fields(kind):
+        assert told.get((field.name, *field.metadata["aliases"])) == told_default(field), field.name
+
+
+def test_the_keypoint_stages_flags_are_listed_with_defaults_and_help() -> None:
+    told = {}
+    for names, (_, default, stages, help_text) in told_flags(
+        ROOT / "docs/keypoint_pipeline.md", "Flags of these stages"
+    ):
+        told |= {(stage, *names): (default, help_text.replace("`", "")) for stage in re.findall(r"\w+", stages)}
+    expected = {
+        (stage, field.name, *field.metadata["aliases"]): (told_default(field), field.metadata["help"])
+        for stage in KEYPOINT_STAGES
+        for field in dataclasses.fields(load_stage(stage).Config)
+    }
+    assert told == expected
 
 
 def test_plain_values_round_trip_through_yaml() -> None:

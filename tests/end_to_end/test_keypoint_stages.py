@@ -110,7 +110,8 @@ def test_pictures_of_a_trained_model(trained: Path, tmp_path: Path) -> None:
     words = [*launcher("warm"), "-m", "uni_sign", "infer", "skeleton", "--output_dir", str(tmp_path), "--samples", "3"]
     done = shell([*words, "--checkpoint", str(trained / "skeleton" / "best_model.pth")], cwd=trained)
     assert "below_mean_picture" in done.stdout
-    assert image_size(tmp_path / "skeleton_pictures.png") != image_size(trained / "skeleton/pictures/val_pictures.png")
+    drawn, of_training = tmp_path / "skeleton_pictures.png", trained / "skeleton" / "pictures" / "val_pictures.png"
+    assert image_size(drawn)[0] < image_size(of_training)[0]
 
 
 def test_a_split_batch_gives_the_numbers_of_the_whole(trained: Path, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_two_processes_give_the_numbers_of_one(trained: Path, tmp_path: Path, st
 def test_the_checklist_and_half_precision(trained: Path, tmp_path: Path, stage: str, flags: str) -> None:
     words = [*launcher("warm"), "-m", "uni_sign", "doctor", stage, *shlex.split(flags)]
     report = shell([*words, "--output_dir", str(tmp_path / "none")], cwd=trained).stdout
-    assert "0 fail" in report
+    assert ", 0 fail" in report
     assert "GB per process" in report
     train(trained, stage, f"{flags} --max_steps 2 --dtype bf16 --zero_stage 2", tmp_path)
     assert np.isfinite([*losses(tmp_path), *logged(tmp_path, "val/loss")]).all()
