@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uni_sign import config
 from uni_sign.config import TrainConfig, as_plain, build_parser, converted, parse_flags
 from uni_sign.errors import InputError
 from uni_sign.stages.base import load_stage, stage_names
@@ -103,6 +104,16 @@ def test_every_flag_that_users_already_type() -> None:
     assert (stage.finetune, stage.fusion_checkpoint, stage.text_encoder_freeze) == ("a.pth", "f.pth", True)
 
 
+def test_flags_as_users_of_other_trainers_type_them(tmp_path: Path) -> None:
+    (tmp_path / "flags.json").write_text(json.dumps({"learning_rate": 1e-4, "lr_min": 1e-6, "seed": 5}))
+    words = "--num-epochs 3 --steps 70 --log-step 4 --save-step 50 --max-grad-norm 2 --learning-rate 2e-4 --use-wandb"
+    for name in ("--config-file", "--config_file", "--config"):
+        train, _ = parsed(*shlex.split(words), name, str(tmp_path / "flags.json"))
+        assert (train.epochs, train.max_steps, train.log_steps, train.save_steps) == (3, 70, 4, 50)
+        assert (train.gradient_clipping, train.lr, train.min_lr, train.seed) == (2, 2e-4, 1e-6, 5)
+        assert train.use_wandb
+
+
 def test_local_rank_of_launchers() -> None:
     assert parsed("--local_rank=3")[0].local_rank == 3
     assert parsed("--local-rank", "0")[0].local_rank == 0
@@ -146,6 +157,10 @@ def test_nothing_is_abbreviated() -> None:
         ("--ema_decay -0.1", "--ema_decay -0.1"),
         ("--early_stopping_min_delta 0.1", "--early_stopping_min_delta says what counts for --early_stopping_patience"),
         ("--early_stopping_patience -1", "--early_stopping_patience -1"),
+        ("--use_wandb --report_to none", "--use_wandb and --report_to none contradict"),
+        ("--wandb_tags a,b --report_to tensorboard", "--wandb_tags needs W&B, which --report_to tensorboard leaves"),
+        ("--wandb_project a/b", "--wandb_project a/b must be"),
+        (f"--wandb_tags a,{'b' * 65}", "at most 64 characters"),
         ("--epochs 0", "--epochs 0"),
         ("--epochs 1.5", "--epochs"),
         ("--batch_size 0", "--batch_size 0"),
@@ -209,6 +224,8 @@ def test_command_line_beats_file_and_file_beats_defaults(tmp_path: Path) -> None
         ("bach_size: 4", "did you mean --batch_size?"),
         ("no_pin_mem: true", "no-pin_mem"),
         ("config: other.yaml", "config"),
+        ("config_file: other.yaml", "Unknown flag --config_file"),
+        ("lr: 0.1\nlearning_rate: 0.1", "learning_rate is another name of a flag that is there already"),
         ("help: 1", "help"),
         ("1: 2", "--1"),
         ("lr: fast", "--lr"),
@@ -276,6 +293,30 @@ def test_hostile_values_name_the_file(tmp_path: Path, content: str, says: str) -
     message = refusal("--config", str(path))
     assert "flags.yaml" in message
     assert says in message
+
+
+def test_a_name_means_a_file_of_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, project = tmp_path / "here", tmp_path / "project"
+    for folder, name, content in ((here / "configs", "small.json", '{"seed": 1}'), (project, "small.yaml", "seed: 2")):
+        folder.mkdir(parents=True)
+        (folder / f"fine_tuning_{name}").write_text(content)
+    monkeypatch.setattr(config, "_CONFIGS", project)
+
+    def seed() -> int:
+        train, _ = parse_flags(["--config", "small"], *KINDS, section="fine_tuning")
+        return int(train.seed)
+
+    monkeypatch.chdir(tmp_path)
+    assert seed() == 2
+    monkeypatch.chdir(here)
+    assert seed() == 1
+    (here / "small").write_text("seed: 3")
+    assert seed() == 3
+    with pytest.raises(InputError, match=r"--config large .* large, configs/fine_tuning_large\.yaml, ") as caught:
+        parse_flags(["--config", "large"], *KINDS, section="fine_tuning")
+    assert str(project / "fine_tuning_large.json") in str(caught.value)
+    with pytest.raises(InputError, match=r"large\.yaml cannot be read"):
+        parse_flags(["--config", "large.yaml"], *KINDS, section="fine_tuning")
 
 
 # --- the dataclasses ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from uni_sign.config import Parser, TrainConfig, as_plain, build_parser, parse_flags
-from uni_sign.errors import InputError, PeerLostError, Preempted, RunError
+from uni_sign.errors import Done, InputError, PeerLostError, Preempted, RunError
 from uni_sign.stages.base import Stage, load_stage, stage_names
 
 _RAISED = re.compile(r"uni_sign\.errors\.(?:InputError|RunError): ")
@@ -29,6 +29,7 @@ _HELP = """usage: uni-sign COMMAND ...
   evaluate --checkpoint F [flags] score the held-out splits with a finished run's weights and flags
   infer --checkpoint F --poses P  pose file or folder in, JSON lines of text out
   infer STAGE --checkpoint F      a trained model of the keypoint pipeline over its data: pictures, vectors, text
+  infer rectified_flow [flags]    speech and a face in, a video of the talking face out
   pipeline [flags]                skeleton, temporal, extraction, alignment and generated text, one after the other
   show OUTPUT_DIR                 a finished run: translations, scores, where its files lie
   view CLIP [flags]               draw a clip's skeleton, raw and as the model sees it: PNG or GIF
@@ -70,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] not in commands:
             raise InputError(f"Unknown command {words[0]}: use one of {', '.join(commands)}.")
         return commands[words[0]](words[1:])
+    except Done as done:
+        # Once a machine, as complaints are.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(done)
+        return 0
     except InputError as error:
         _complain(str(error))
         return STATUS_BAD_INPUT
@@ -167,9 +173,14 @@ def _infer_stage(name: str, words: list[str]) -> int:
     elif name == "alignment":
         from uni_sign.commands.infer_alignment import AlignmentInferConfig as config
         from uni_sign.commands.infer_alignment import infer_alignment as run
+    elif name == "rectified_flow":
+        from uni_sign.commands.infer_rectified_flow import FlowInferConfig as config
+        from uni_sign.commands.infer_rectified_flow import infer_rectified_flow as run
     elif name in ("skeleton", "hierarchical_image", "hierarchical_keypoint"):
         from uni_sign.commands.infer_pictures import PicturesConfig as config
         from uni_sign.commands.infer_pictures import infer_pictures as run
+    elif name == "motion_autoencoder":
+        raise InputError("motion_autoencoder moves no face by itself: use `uni-sign infer rectified_flow`.")
     else:
         raise InputError(
             f"{name} writes text of pose files: leave its name out, uni-sign infer --checkpoint F --poses P."
@@ -229,7 +240,16 @@ def _demo_data(words: list[str]) -> int:
     parser.add_argument(
         "--keypoints", action="store_true", help="the keypoint pipeline's clips in keypoint_demo/ alone"
     )
+    parser.add_argument("--talking_faces", action="store_true", help="drawn faces that talk in talking_faces/ alone")
     known = parser.parse_words(words)
+    if known.talking_faces:
+        from uni_sign.data.demo.talking_faces import generate_talking_faces
+        from uni_sign.data.demo.wav2vec2 import write_wav2vec2
+
+        folder = generate_talking_faces(known.data_root, seed=known.seed)
+        write_wav2vec2(folder / "wav2vec2", known.seed)
+        print(f"{folder} is complete.")
+        return 0
     if known.keypoints:
         from uni_sign.data.demo.holistic import generate_holistic
 

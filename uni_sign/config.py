@@ -16,6 +16,8 @@ from uni_sign.yaml_files import read_mapping
 
 Check = Callable[[Any], str | None]
 
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
 
 def flag(default: Any, help: str, *, check: Check | None = None, aliases: Sequence[str] = ()) -> Any:
     """A dataclass field that is a command-line flag: its default, its help and the check of its value."""
@@ -52,6 +54,27 @@ def _trackers(value: str) -> str | None:
     return "must be auto, none, wandb, tensorboard or wandb,tensorboard"
 
 
+# W&B itself refuses these only once training has begun.
+def _project(value: str) -> str | None:
+    return (
+        None
+        if len(value) <= 128 and not set(value) & set("/\\#?%:")
+        else "must be at most 128 characters, without /\\#?%:"
+    )
+
+
+def _tags(value: str) -> str | None:
+    return None if all(len(tag) <= 64 for tag in tags_of(value)) else "must be tags of at most 64 characters each"
+
+
+def tags_of(words: str) -> list[str]:
+    """What stands between commas."""
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
+_OF_WANDB = ("wandb_project", "wandb_entity", "wandb_run_name", "wandb_tags")
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The flags of the loop, the same for every stage."""
@@ -61,8 +84,8 @@ class TrainConfig:
         "", "continue a stopped run: auto (newest complete checkpoint in output_dir) or a checkpoint folder"
     )
     seed: int = flag(42, "seed of weights, order, frame choice and dropout", check=between(0, 2**31 - 1))
-    epochs: int = flag(20, "passes over the training split", check=at_least(1), aliases=("stage1_epochs",))
-    max_steps: int = flag(0, "stop after this many optimizer steps; 0: no limit", check=at_least(0))
+    epochs: int = flag(20, "passes over the training split", check=at_least(1), aliases=("stage1_epochs", "num_epochs"))
+    max_steps: int = flag(0, "stop after this many optimizer steps; 0: no limit", check=at_least(0), aliases=("steps",))
     batch_size: int = flag(16, "clips per process and micro-batch; with --frames_per_batch the most", check=at_least(1))
     frames_per_batch: int = flag(
         0,
@@ -77,7 +100,9 @@ class TrainConfig:
         "0: as that flag says",
         check=at_least(0),
     )
-    gradient_clipping: float = flag(1.0, "largest gradient norm; 0: no clipping", check=at_least(0))
+    gradient_clipping: float = flag(
+        1.0, "largest gradient norm; 0: no clipping", check=at_least(0), aliases=("max_grad_norm",)
+    )
     opt: Literal["adamw", "adamw8bit", "adafactor", "sgd"] = flag(
         "adamw",
         "optimizer; adamw8bit: AdamW with its state in 8 bits, on CUDA; adafactor: a state of rows and columns, and a "
@@ -96,8 +121,8 @@ class TrainConfig:
     )
     plateau_factor: float = flag(0.5, "what --sched plateau multiplies the learning rate by", check=between(0.01, 0.99))
     plateau_patience: int = flag(10, "evaluations in a row without a better score before that", check=at_least(0))
-    lr: float = flag(1e-3, "highest learning rate", check=above(0))
-    min_lr: float = flag(1e-8, "learning rate at the end of the schedule", check=at_least(0))
+    lr: float = flag(1e-3, "highest learning rate", check=above(0), aliases=("learning_rate",))
+    min_lr: float = flag(1e-8, "learning rate at the end of the schedule", check=at_least(0), aliases=("lr_min",))
     warmup_epochs: float = flag(0.0, "epochs of linear warm-up", check=at_least(0))
     dtype: Literal["bf16", "fp16", "fp32"] = flag("bf16", "precision of the computation")
     zero_stage: Literal[0, 1, 2, 3] = flag(2, "DeepSpeed ZeRO stage; 0: plain data parallel without DeepSpeed")
@@ -124,7 +149,7 @@ class TrainConfig:
         0,
         "checkpoint every so many optimizer steps, beside the one after each epoch; 0: epochs only",
         check=at_least(0),
-        aliases=("quick_break",),
+        aliases=("quick_break", "save_step"),
     )
     save_total_limit: int = flag(2, "how many checkpoints to keep", check=at_least(1))
     grace_seconds: float = flag(
@@ -136,12 +161,17 @@ class TrainConfig:
         600.0, "end a process where nothing moved for so many seconds: a peer is dead or cut off", check=above(0)
     )
     deterministic: bool = flag(False, "only deterministic algorithms on CUDA, where others are faster")
-    log_steps: int = flag(10, "log every so many optimizer steps", check=at_least(1))
+    log_steps: int = flag(10, "log every so many optimizer steps", check=at_least(1), aliases=("log_step",))
     report_to: str = flag(
         "auto",
         "trackers: wandb, tensorboard, both by comma, none, or auto (W&B where a key or WANDB_MODE is set)",
         check=_trackers,
     )
+    use_wandb: bool = flag(False, "log to W&B beside what --report_to says")
+    wandb_project: str = flag("", "project in W&B; default: WANDB_PROJECT, or uni_sign", check=_project)
+    wandb_entity: str = flag("", "user or team in W&B; default: WANDB_ENTITY, or your own")
+    wandb_run_name: str = flag("", "name of the run in W&B; default: one of W&B's")
+    wandb_tags: str = flag("", "tags of the run in W&B, separated by commas", check=_tags)
     bad_samples: Literal["report", "stop"] = flag(
         "report", "an unusable clip is reported and left out, or stops the run"
     )
@@ -170,6 +200,11 @@ class TrainConfig:
             return "--eval scores the weights of --finetune: leave out --resume"
         if self.early_stopping_min_delta and not self.early_stopping_patience:
             return "--early_stopping_min_delta says what counts for --early_stopping_patience: give that, too"
+        if self.use_wandb and self.report_to == "none":
+            return "--use_wandb and --report_to none contradict each other: leave one out"
+        named = [name for name in _OF_WANDB if getattr(self, name)]
+        if named and not (self.use_wandb or self.report_to == "auto" or "wandb" in self.report_to):
+            return f"--{named[0]} needs W&B, which --report_to {self.report_to} leaves out: add --use_wandb"
         if self.min_lr > self.lr:
             return f"--min_lr {self.min_lr:g} is above --lr {self.lr:g}: lower it"
         if self.warmup_epochs > self.epochs:
@@ -212,8 +247,8 @@ def parse_flags(
     given = {name: value for name, value in vars(known).items() if name != "config"}
     values = converted(defaults or {}, kinds, source)
     if known.config:
-        content = section_of(read_mapping(known.config), section, str(known.config))
-        values |= converted(content, kinds, str(known.config))
+        path = find_config(known.config, section)
+        values |= converted(section_of(read_mapping(path), section, str(path)), kinds, str(path))
     values |= given
     made = []
     for kind in kinds:
@@ -221,6 +256,22 @@ def parse_flags(
         check_values(instance)
         made.append(instance)
     return made
+
+
+def find_config(named: Path, stage: str) -> Path:
+    """The file of ``--config``; a mere name, such as small, is that of configs/<stage>_small.yaml or .json.
+
+    Looked for in the working directory, then in the project. Raises InputError where none of these is there.
+    """
+    if not stage or named.suffix or len(named.parts) > 1 or named.is_file():
+        return named
+    names = [f"{stage}_{named}{suffix}" for suffix in (".yaml", ".json")]
+    sought = [folder / name for folder in (Path("configs"), _CONFIGS) for name in names]
+    found = next((path for path in sought if path.is_file()), None)
+    if found is None:
+        listed = ", ".join(map(str, [named, *sought]))
+        raise InputError(f"--config {named} names no file of flags: there is none of {listed}.")
+    return found
 
 
 def section_of(content: Mapping[str, Any], section: str, source: str) -> Mapping[str, Any]:
@@ -243,7 +294,12 @@ def build_parser(*kinds: Any, program: str, add_help: bool = True, defaults: Map
     ``defaults``: those that --help tells instead of the fields' own.
     """
     parser = Parser(prog=program, argument_default=argparse.SUPPRESS, add_help=add_help)
-    parser.add_argument("--config", type=Path, default=None, help="YAML or JSON file of flags; the command line wins")
+    parser.add_argument(
+        *("--config", "--config_file"),
+        type=Path,
+        default=None,
+        help="YAML or JSON file of flags, or NAME for configs/<stage>_NAME.yaml or .json; the command line wins",
+    )
     for kind in kinds:
         group = parser.add_argument_group(kind.__doc__.splitlines()[0])
         hints = typing.get_type_hints(kind)
@@ -306,9 +362,11 @@ def converted(content: Mapping[str, Any], kinds: Sequence[Any], source: str) -> 
     values: dict[str, Any] = {}
     for key, value in content.items():
         option = _underscored(f"--{key}")
-        if option not in by_option or option == "--config" or option.startswith("--no-"):
+        if option not in by_option or by_option[option].dest == "config" or option.startswith("--no-"):
             raise InputError(f"{source}: {_unknown_flag(option, parser)}")
         action = by_option[option]
+        if action.dest in values:
+            raise InputError(f"{source}: {key} is another name of a flag that is there already: leave one out.")
         if value is None:
             raise InputError(f"{source}: {key} has no value: give one or leave the line out.")
         given = value if isinstance(value, (list, tuple)) and action.nargs else [value]

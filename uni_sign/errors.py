@@ -26,6 +26,10 @@ class Preempted(Exception):
     """A run was asked to stop and has saved what it had learnt: commands exit with status 75."""
 
 
+class Done(Exception):
+    """All that was asked is done, before any training: commands print the message and exit with status 0."""
+
+
 def one_line(text: str) -> str:
     """Text that quotes a stranger's file, short and printable: no line break, no control of the terminal."""
     return _cut("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in _cut(text)))

@@ -28,7 +28,8 @@ def test_best_checkpoint_and_trackers(run: Run, tmp_path: Path) -> None:
     flags = ("--use_descriptions", "--zero_stage", "0", "--batch_size", "4", "--epochs", "1")
     run(
         launcher("warm"),
-        *(*flags, "--report_to", "wandb,tensorboard"),
+        *(*flags, "--report_to", "tensorboard", "--use_wandb", "--wandb_project", "signs", "--wandb_entity", "team"),
+        *("--wandb_run_name", "first", "--wandb_tags", "demo,small"),
         output_dir=out,
         WANDB_MODE="offline",
     )

@@ -25,6 +25,7 @@ _MODULES = (
     ),
     *("uni_sign.stages.fine_tuning", "uni_sign.stages.pre_training"),
     *("uni_sign.stages.alignment", "uni_sign.stages.temporal", "uni_sign.stages.skeleton"),
+    *("uni_sign.stages.motion_autoencoder", "uni_sign.stages.rectified_flow"),
 )
 
 

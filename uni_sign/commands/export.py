@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from uni_sign.commands.export_motion import float_weights, is_motion
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.data.vocabulary import kept_from, tokenizer_digest
@@ -22,7 +23,8 @@ _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 def export(source: Path, target: Path, full_vocab: Path | None = None) -> None:
     """A ``.pth`` file becomes a folder, a folder a ``.pth`` file; nothing is overwritten.
 
-    With ``full_vocab``, an mT5 folder, a trimmed model gets its whole vocabulary back, and ``target`` is a file where
+    A best file of talking faces becomes a ``.pth`` of FLOAT's form where ``target`` ends with that. With
+    ``full_vocab``, an mT5 folder, a trimmed model gets its whole vocabulary back, and ``target`` is a file where
     its name ends with ``.pth``.
     """
     if target.exists():
@@ -32,6 +34,8 @@ def export(source: Path, target: Path, full_vocab: Path | None = None) -> None:
     if full_vocab is not None:
         to_file = target.suffix == ".pth"
         content = with_full_vocabulary(unwrap(content, str(source)), full_vocab)
+    elif not to_file and target.suffix == ".pth" and is_motion(content):
+        to_file, content = True, dict(float_weights(content, str(source)))
     try:
         if to_file:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,38 @@ class Video:
     def __len__(self) -> int:
         return len(self._packets.shown)
 
+    def numbers_at(self, fps: float) -> np.ndarray:
+        """The frame shown nearest to each tick of ``fps`` a second, from the first one to the last one's end: (T,).
+
+        Raises SampleError for a video that says it lasts for days.
+        """
+        count = self.seconds * fps
+        if count > MAX_PACKETS:
+            raise SampleError(f"{self._path} lasts for more than {MAX_PACKETS:,} frames of {fps:g} a second: split it.")
+        seconds = self._seconds()
+        return np.searchsorted((seconds[1:] + seconds[:-1]) / 2, np.arange(max(1, round(count))) / fps, "right")
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, of most frames; 0 where there is but one."""
+        lasts = self._lasts()
+        return 1 / lasts if lasts else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """From the first frame to the last one's end; 0 where there is but one."""
+        return float(self._seconds()[-1]) + self._lasts()
+
+    def _seconds(self) -> np.ndarray:
+        """When each frame is shown, from the first one on: (N,)."""
+        times = self._packets.times[self._packets.shown].astype(float)
+        return (times - times[0]) * float(self._stream.time_base)
+
+    def _lasts(self) -> float:
+        """Seconds that most frames are shown; 0 where there is but one."""
+        seconds = self._seconds()
+        return float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
+
     def images(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The frames of these numbers (sorted, each once), one by one: upright RGB (H, W, 3) uint8.
 

@@ -404,7 +404,8 @@ def save_best(
     accelerator: Accelerator, model: Any, optimizer: Any, extras: Mapping[str, Any], best: BestFile, folder: Path
 ) -> None:
     """Collective: weights and ``extras`` as one file that `torch.load(weights_only=True)` reads."""
-    content: dict[str, Any] = {best.weights: _full_weights(accelerator, model), **extras}
+    weights = {name: value for name, value in _full_weights(accelerator, model).items() if _belongs(name, best.part)}
+    content: dict[str, Any] = {best.weights: weights, **extras}
     if best.optimizer and accelerator.distributed_type != DistributedType.DEEPSPEED:
         content[best.optimizer] = optimizer.state_dict()
     path = folder / best.name
@@ -415,6 +416,10 @@ def save_best(
             _flush(partial)
             partial.replace(path)
     accelerator.wait_for_everyone()
+
+
+def _belongs(name: str, part: str) -> bool:
+    return not part or name.startswith(f"{part}.")
 
 
 def _full_weights(accelerator: Accelerator, model: Any) -> dict[str, Tensor]:

@@ -48,15 +48,16 @@ class Meter:
             "samples_per_s": sum(r.clips for r in results) / elapsed,
             "tokens_per_s": sum(r.targets for r in results) / elapsed,
             "data_share": self._waited / elapsed,
-            "memory_gb": _peak_memory_gb(),
+            **_peak_memory(),
         }
         for name in results[-1].logs:
             values[name] = float(np.mean([r.logs[name] for r in results]))
         return {f"train/{name}": value for name, value in values.items()}
 
 
-def _peak_memory_gb() -> float:
-    """Peak of this process: GPU memory where there is one, else resident memory."""
+def _peak_memory() -> dict[str, float]:
+    """Peak of this process in GB: what torch allocated on the GPU, by both its names, or else resident memory."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        peak = torch.cuda.max_memory_allocated() / 1e9
+        return {"memory_gb": peak, "gpu_memory": peak}
+    return {"memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from uni_sign.config import TrainConfig
+from uni_sign.config import TrainConfig, tags_of
 from uni_sign.errors import InputError
 from uni_sign.stages.base import Evaluation
 
@@ -51,21 +51,24 @@ class Tracker:
         kept = [json.dumps(r) for r in records if r["step"] <= resumed_step and not any("best/" in name for name in r)]
         path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._records = path.open("a", encoding="utf-8")
-        names = _trackers(config.report_to)
+        names = _trackers(config)
         if "tensorboard" in names:
             self._tensorboard = _tensorboard_writer(self.output_dir / "tensorboard")
         if "wandb" in names:
-            self._wandb = self._start_wandb(plain, run_id)
+            self._wandb = self._start_wandb(config, plain, run_id)
         return self._wandb.id if self._wandb else None
 
-    def _start_wandb(self, plain: Mapping[str, Any], run_id: str | None) -> Any:
+    def _start_wandb(self, config: TrainConfig, plain: Mapping[str, Any], run_id: str | None) -> Any:
         import wandb
 
         if os.environ.get("WANDB_MODE") not in ("offline", "disabled") and not _has_wandb_key():
             self.say("W&B has no key: logging offline; `wandb sync` uploads later.")
             os.environ["WANDB_MODE"] = "offline"
         options: dict[str, Any] = {
-            "project": os.environ.get("WANDB_PROJECT", "uni_sign"),
+            "project": config.wandb_project or os.environ.get("WANDB_PROJECT", "uni_sign"),
+            "entity": config.wandb_entity or None,
+            "name": config.wandb_run_name or None,
+            "tags": tags_of(config.wandb_tags) or None,
             "dir": str(self.output_dir),
             "config": dict(plain),
             "id": run_id,
@@ -219,12 +222,13 @@ def _has_wandb_key() -> bool:
         return False
 
 
-def _trackers(report_to: str) -> set[str]:
-    """The trackers of ``--report_to``; auto means W&B where the user has set it up."""
-    if report_to == "auto":
+def _trackers(config: TrainConfig) -> set[str]:
+    """The trackers of ``--report_to`` and ``--use_wandb``; auto means W&B where the user has set it up."""
+    asked = {"wandb"} if config.use_wandb else set[str]()
+    if config.report_to == "auto":
         wanted = os.environ.get("WANDB_MODE", "online" if _has_wandb_key() else "disabled")
-        return set() if wanted == "disabled" else {"wandb"}
-    return set(report_to.split(",")) - {"none"}
+        return asked if wanted == "disabled" else {"wandb"}
+    return asked | set(config.report_to.split(",")) - {"none"}
 
 
 def _tensorboard_writer(folder: Path) -> Any:

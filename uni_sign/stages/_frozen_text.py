@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import MT5Config
 
 from uni_sign.data.descriptions import read_descriptions
+from uni_sign.data.sampled_bytes import sampled_bytes
 from uni_sign.data.signs import MAX_TEXT_TOKENS
 from uni_sign.data.text_cache import TextFeatures
 from uni_sign.data.tokenizer import Tokenizer
@@ -26,7 +27,6 @@ from uni_sign.stages._vocabulary import frozen_vocabulary
 Translation = Any
 
 _TOKENS_PER_BATCH = 16384
-_SAMPLED_BLOCKS, _BLOCK = 64, 65536
 
 
 def frozen_text_encoder(stage: Translation) -> "FrozenTextEncoder | None":
@@ -110,7 +110,7 @@ class FrozenTextEncoder:
             digest.update(fingerprint(self._overlay))
         else:
             for path in sorted([*self._folder.glob("*.safetensors"), *self._folder.glob("*.bin")]):
-                digest.update(_sampled_bytes(path))
+                digest.update(sampled_bytes(path))
         return digest.hexdigest()
 
     def fill_cache(self, description_files: Sequence[Path], accelerator: Any) -> None:
@@ -175,14 +175,3 @@ def _batches(lengths: Sequence[int]) -> list[slice]:
             slices.append(slice(start, end))
             start = end
     return slices
-
-
-def _sampled_bytes(path: Path) -> bytes:
-    """Name, size and evenly spaced blocks of a file: weights that were trained differ in all of them."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        parts = [f"{path.name} {size}".encode()]
-        for place in range(0, size, max(_BLOCK, size // _SAMPLED_BLOCKS)):
-            file.seek(place)
-            parts.append(file.read(_BLOCK))
-    return b"".join(parts)

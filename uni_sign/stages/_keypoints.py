@@ -1,27 +1,24 @@
 """What the stages of the keypoint pipeline share: flags, files of trained models, scores."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from accelerate.utils import gather_object
 from torch import nn
 
 from uni_sign.config import above, at_least, between, flag
 from uni_sign.data.holistic import Normalization
-from uni_sign.data.keypoint_items import stacked
 from uni_sign.data.safe_tensors import load_tensors
-from uni_sign.data.signs import Key
 from uni_sign.errors import InputError
 from uni_sign.models.hierarchical import EncoderSizes
 from uni_sign.models.keypoint_models import keypoint_model
 from uni_sign.models.weights import Checkpoint, load_checkpoint, unwrap
-from uni_sign.stages.base import Batch, BestFile, Datasets, Evaluation, Finding, to_device
+from uni_sign.stages._held_out_loss import HeldOutLoss
+from uni_sign.stages.base import BestFile
 
 BEST = BestFile("best_model.pth", "model_state_dict", "optimizer_state_dict")
 # Adam, as users know these stages.
@@ -92,41 +89,16 @@ def read_trained(path: Path, stage: str, scaled: bool = True) -> Trained:
     return Trained(str(path), config, unwrap(content, str(path)), normalization)
 
 
-class Keypoints(ABC):
-    """A stage of the keypoint pipeline: see `uni_sign.stages.base.Stage` for when each method is called.
+class Keypoints(HeldOutLoss):
+    """A stage of the keypoint pipeline.
 
     A stage of its own gives the splits, what its flags say of the model, the loss, and scores.
     """
 
-    Config: ClassVar[type]
-    name: ClassVar[str]
     best_file: ClassVar[BestFile] = BEST
     defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
     scaled: ClassVar[bool] = True
     """Whether it reads points, which are scaled."""
-
-    def __init__(self, config: Any, seed: int) -> None:
-        self.config, self.seed, self.notes = config, seed, list[str]()
-
-    @property
-    def monitor(self) -> str:
-        """The loss of the held-out part."""
-        return "val/loss"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """It is a loss."""
-        return False
-
-    @property
-    def vocabulary(self) -> str:
-        """None to trim."""
-        return ""
-
-    @property
-    @abstractmethod
-    def splits(self) -> dict[str, Any]:
-        """The parts ``train`` and ``val``."""
 
     @abstractmethod
     def told_config(self) -> dict[str, Any]:
@@ -146,40 +118,10 @@ class Keypoints(ABC):
         """Read every input that can be known to be wrong before training; raises InputError."""
         _ = self.trained, self.splits
 
-    def examine(self) -> list[Finding]:
-        """What `check` reads."""
-        try:
-            self.check()
-        except InputError as error:
-            return [Finding("fail", "files", str(error), "mend or replace what is named")]
-        counts = ", ".join(f"{len(split)} {name}" for name, split in self.splits.items())
-        return [Finding("pass", "files", counts)]
-
     def meta_model(self) -> nn.Module:
         """The model without its weights."""
         with torch.device("meta"):
             return self._frozen(keypoint_model(self.model_config))
-
-    def largest_batch(self, items: int, frames: int) -> Batch:  # noqa: ARG002 - they differ in little
-        """The largest items of the training part."""
-        train = self.splits["train"]
-        largest = np.argsort(-np.array(train.sizes), kind="stable")[:items]
-        return self.collate([train[Key(0, int(index))] for index in largest])
-
-    def prepare(self, accelerator: Any) -> None:  # noqa: B027 - most have nothing to do
-        """Nothing to be done."""
-
-    def frame_counts(self, accelerator: Any) -> Mapping[str, Sequence[int]]:  # noqa: ARG002 - nothing to agree on
-        """The sizes of the items."""
-        return {name: split.sizes for name, split in self.splits.items()}
-
-    def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
-        """Items to a batch."""
-        return stacked(items)
-
-    def build_datasets(self) -> Datasets:
-        """The training part and the held-out one."""
-        return Datasets(splits=self.splits, collate=self.collate, make_key=Key, notes=self.notes)
 
     def build_model(self) -> nn.Module:
         """The model with its starting weights."""
@@ -209,24 +151,6 @@ class Keypoints(ABC):
         kinds = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
         return [module for module in model.modules() if isinstance(module, kinds)]
 
-    def count_targets(self, batch: Batch) -> int:
-        """Items that count."""
-        return sum(index >= 0 for index in batch["indices"])
-
-    @abstractmethod
-    def predict(self, model: Any, batch: Batch) -> list[dict[str, Any]]:
-        """One row a counted item: index, name, and what `scored` needs."""
-
-    def evaluate(self, model: Any, loader: Iterable[Batch], accelerator: Any) -> Evaluation:
-        """Predict this rank's share, gather all ranks' rows, then score them alike everywhere."""
-        mine = [row for batch in loader for row in self.predict(model, to_device(batch, accelerator.device))]
-        everyone = {row["index"]: row for row in gather_object(mine)}
-        return self.scored([everyone[index] for index in sorted(everyone)])
-
-    @abstractmethod
-    def scored(self, rows: list[dict[str, Any]]) -> Evaluation:
-        """Scores of all rows, which are in the order of the split."""
-
     @property
     def normalization(self) -> Normalization | None:
         """How points are scaled, where this stage reads any."""
@@ -234,6 +158,10 @@ class Keypoints(ABC):
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """Stage, flags, and all that rebuilds the model."""
-        plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.config).items()}
         scaling = self.normalization.plain() if self.normalization is not None else {}
-        return {"stage": self.name, "config": plain, "model_config": self.model_config, "normalization": scaling}
+        return {
+            "stage": self.name,
+            "config": self.plain_flags(),
+            "model_config": self.model_config,
+            "normalization": scaling,
+        }

@@ -87,12 +87,14 @@ class Datasets:
 class BestFile:
     """How the best weights lie in the output folder: the file's name, and the keys in it.
 
-    ``optimizer``: the key of the optimizer's state, which ZeRO's shards never join; empty: it is left out.
+    ``optimizer``: the key of the optimizer's state, which ZeRO's shards never join; empty: it is left out. ``part``:
+    weights are those of this child of the model alone; empty: all.
     """
 
     name: str = "best_checkpoint.pth"
     weights: str = "model"
     optimizer: str = ""
+    part: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Speech to a talking face: motion autoencoder, rectified flow, videos of the held-out clips. A second run goes on.
+# All flags are those of `uni-sign train rectified_flow`; without --data-root it is the embedded demo set, at small size.
+source "$(dirname "$0")/install.sh"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( CORES / PROCESSES ))}
+value() {  # of a flag among the words that follow its name, however it is spelled
+    local name=$1 word next=
+    for word in "${@:2}"; do
+        if [ -n "$next" ]; then echo "$word"; return; fi
+        local flag=${word%%=*}
+        if [ "${flag//-/_}" = "__$name" ]; then
+            if [[ "$word" = *=* ]]; then echo "${word#*=}"; return; fi
+            next=1
+        fi
+    done
+}
+OUT=$(value output_dir "$@"); OUT=${OUT:-out/rectified_flow}
+AUTOENCODER=$(value autoencoder_path "$@")
+DATA=$(value data_root "$@"); FACES=(--data_root "$DATA"); SPEECH=()
+if [ -z "$DATA" ]; then
+    uni-sign demo-data --talking_faces
+    FACES=(--config configs/motion_autoencoder_small.json --batch_size $(( 8 / PROCESSES )))
+    SPEECH=(--config configs/rectified_flow_small.json --batch_size $(( 16 / PROCESSES )))
+fi
+train() { deepspeed --num_gpus "$PROCESSES" --module uni_sign train "$@"; }
+if [ -z "$AUTOENCODER" ]; then
+    train motion_autoencoder "${FACES[@]}" --output_dir "$OUT/motion_autoencoder" --resume auto
+    AUTOENCODER=$OUT/motion_autoencoder/best_checkpoint.pth
+fi
+train rectified_flow "${SPEECH[@]}" --resume auto "$@" --autoencoder_path "$AUTOENCODER" --output_dir "$OUT"
+if [ -e "$OUT/best_checkpoint.pth" ]; then
+    uni-sign infer rectified_flow --checkpoint "$OUT/best_checkpoint.pth" --split test --output_dir "$OUT/videos"
+fi

@@ -1,0 +1,178 @@
+"""Talking faces by their real commands, on clips so few and models so small that each run takes seconds."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from commands import launcher, logged, losses, shell
+
+from uni_sign.data.demo.talking_faces import generate_talking_faces
+from uni_sign.data.demo.wav2vec2 import write_wav2vec2
+from uni_sign.data.motion_clips import read_motion_clips
+from uni_sign.models.motion_models import motion_autoencoder, speech_motion
+
+COMMON = "--data_root clips.jsonl --num_workers 0 --log_steps 1 --epochs 2 --lr 1e-3 --sched constant --dtype fp32"
+FACES = f"{COMMON} --input_size 16 --dim_w 8 --dim_m 4 --channels 8 --pairs_per_clip 2"
+SPEECH = (
+    f"{COMMON} --wav2vec_model_path wav2vec2 --autoencoder_path faces/best_checkpoint.pth --wav2vec_sec 0.8 "
+    "--num_prev_frames 4 --dim_a 8 --dim_h 16 --fmt_depth 1 --num_heads 2 --warmup_epochs 0"
+)
+
+
+def train(clips: Path, stage: str, flags: str, out: Path, processes: int = 1) -> str:
+    words = [*launcher("warm", processes), "-m", "uni_sign", "train", stage, *shlex.split(flags)]
+    return shell([*words, "--output_dir", str(out)], cwd=clips).stdout
+
+
+def infer(clips: Path, flags: str, status: int = 0) -> str:
+    words = [*launcher("warm"), "-m", "uni_sign", "infer", "rectified_flow", *shlex.split(flags)]
+    done = shell(words, cwd=clips, status=status)
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips, the last two held out, and a speech model."""
+    root = tmp_path_factory.mktemp("faces")
+    folder = generate_talking_faces(root, clips=6, size=16, progress=False)
+    rows = [
+        {"video": str(clip.video), "audio": str(clip.audio), "emotion": clip.emotion, "split": "train"}
+        for clip in read_motion_clips(folder)
+    ]
+    for row in rows[4:]:
+        row["split"] = "test"
+    (root / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_wav2vec2(root / "wav2vec2", 0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(clips: Path) -> Path:
+    """Autoencoder, against a discriminator, and flow, one after the other."""
+    train(clips, "motion_autoencoder", f"{FACES} --batch_size 4", clips / "faces")
+    train(clips, "rectified_flow", f"{SPEECH} --batch_size 4 --sample_step 2", clips / "speech")
+    return clips
+
+
+def test_what_the_stages_leave_behind(trained: Path) -> None:
+    faces = torch.load(trained / "faces" / "best_checkpoint.pth", weights_only=True)
+    assert {name.split(".")[0] for name in faces["model"]} == {"motion_autoencoder"}
+    autoencoder = motion_autoencoder(faces, "faces")
+    speech = torch.load(trained / "speech" / "best_checkpoint.pth", weights_only=True)
+    assert {name.split(".")[0] for name in speech["model"]} == {"audio_encoder", "fmt"}
+    speech_motion(speech["model_config"]).load_state_dict(speech["model"])
+    torch.testing.assert_close(speech["basis"], autoencoder.basis().detach())
+    for stage in ("faces", "speech"):
+        assert losses(trained / stage)[-1] < losses(trained / stage)[0]
+        assert len(logged(trained / stage, "val/loss")) == 2
+    assert len(logged(trained / "speech", "val/sampled_correlation")) == 1
+    assert len(logged(trained / "speech", "val/lambda_mae")) == 2
+    for picture in ("faces/pictures/val_faces.png", "speech/pictures/val_motion.png"):
+        assert (trained / picture).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "split", ["--batch_size 2", "--batch_size 1 --gradient_accumulation_steps 2", "--zero_stage 3"]
+)
+def test_a_split_batch_gives_the_numbers_of_the_whole(trained: Path, tmp_path: Path, split: str) -> None:
+    for stage, flags in (("rectified_flow", SPEECH), ("motion_autoencoder", f"{FACES} --gan_weight 0")):
+        flags += " --max_steps 2"
+        train(trained, stage, f"{flags} --batch_size 4", tmp_path / stage)
+        train(trained, stage, f"{flags} --batch_size 2 {split}", tmp_path / f"{stage}_split", 2)
+        np.testing.assert_allclose(losses(tmp_path / f"{stage}_split"), losses(tmp_path / stage), rtol=1e-4)
+        scores = (logged(tmp_path / name, "val/loss") for name in (f"{stage}_split", stage))
+        np.testing.assert_allclose(next(scores), next(scores), rtol=1e-4)
+
+
+def test_bf16_and_zero_2_on_two_processes(trained: Path, tmp_path: Path) -> None:
+    flags = "--dtype bf16 --zero_stage 2 --batch_size 2 --max_steps 2"
+    for stage, own in (("motion_autoencoder", FACES), ("rectified_flow", SPEECH)):
+        train(trained, stage, f"{own} {flags}", tmp_path / stage, 2)
+        assert np.isfinite(losses(tmp_path / stage)).all()
+        assert np.isfinite(logged(tmp_path / stage, "val/loss")).all()
+
+
+def test_a_stopped_run_goes_on_exactly(trained: Path, tmp_path: Path) -> None:
+    for stage, run in (("motion_autoencoder", "faces"), ("rectified_flow", "speech")):
+        stopped = tmp_path / run
+        shutil.copytree(trained / run, stopped, symlinks=True)
+        shutil.rmtree(sorted((stopped / "checkpoints").glob("step_*"))[-1])
+        flags = f"{FACES if run == 'faces' else f'{SPEECH} --sample_step 2'} --batch_size 4 --resume auto"
+        train(trained, stage, flags, stopped)
+        assert losses(stopped) == losses(trained / run)
+        assert logged(stopped, "val/loss") == logged(trained / run, "val/loss")
+
+
+def test_a_video_is_written_the_same_each_time(trained: Path, tmp_path: Path) -> None:
+    clip = next(clip for clip in read_motion_clips(trained / "clips.jsonl") if clip.split == "test")
+    flags = f"--checkpoint speech/best_checkpoint.pth --audio {clip.audio} --reference {clip.video} --nfe 2"
+    for name in ("one", "two"):
+        infer(trained, f"{flags} --output_dir {tmp_path / name}")
+    one, two = (np.load(tmp_path / name / f"{clip.video.stem}.npz") for name in ("one", "two"))
+    np.testing.assert_array_equal(one["motion"], two["motion"])
+    with av.open(str(tmp_path / "one" / f"{clip.video.stem}.mp4")) as container:
+        assert {stream.type for stream in container.streams} == {"video", "audio"}
+        assert sum(1 for _ in container.decode(video=0)) == len(one["motion"])
+    with av.open(str(clip.video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == len(one["motion"])
+    infer(trained, f"{flags} --output_dir {tmp_path / 'other'} --seed 16 --emotion angry --no-videos")
+    other = np.load(tmp_path / "other" / f"{clip.video.stem}.npz")
+    assert not np.allclose(one["motion"], other["motion"])
+    assert not list((tmp_path / "other").glob("*.mp4"))
+
+
+def test_exported_weights_are_those_of_the_published_form(trained: Path, tmp_path: Path) -> None:
+    words = [*launcher("warm"), "-m", "uni_sign", "export", "speech/best_checkpoint.pth", str(tmp_path / "float.pth")]
+    shell(words, cwd=trained)
+    flat = torch.load(tmp_path / "float.pth", weights_only=True)
+    assert {name.split(".")[0] for name in flat} == {"motion_autoencoder", "audio_encoder", "fmt"}
+    sizes = SPEECH.removeprefix(COMMON).replace("faces/best_checkpoint.pth", str(tmp_path / "float.pth"))
+    sizes = sizes.replace("--warmup_epochs 0", "")
+    flags = f"--split test --data_root clips.jsonl --nfe 2 --no-videos --output_dir {tmp_path}"
+    infer(trained, f"--checkpoint {tmp_path / 'float.pth'} {sizes} {flags}/flat")
+    infer(trained, f"--checkpoint speech/best_checkpoint.pth {flags}/best")
+    for path in sorted((tmp_path / "best").glob("*.npz")):
+        np.testing.assert_array_equal(np.load(path)["motion"], np.load(tmp_path / "flat" / path.name)["motion"])
+    assert motion_autoencoder(flat, "float.pth").sizes.input_size == 16
+
+
+def test_a_split_is_scored_and_its_sound_shuffled(trained: Path, tmp_path: Path) -> None:
+    flags = f"--checkpoint speech/best_checkpoint.pth --split test --nfe 2 --output_dir {tmp_path}"
+    assert "Pearson" in infer(trained, flags)
+    assert "Pearson" in infer(trained, f"{flags} --shuffle_audio")
+    assert len(list(tmp_path.glob("*.mp4"))) == 2
+
+
+def test_the_cache_is_told_of_filled_in_parts_and_made_anew(trained: Path, tmp_path: Path) -> None:
+    flags = f"{SPEECH} --cache_dir {tmp_path / 'cache'}"
+    assert "train: 0 of 4 clips" in train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
+    assert "val: 2 of 2 clips" in train(trained, "rectified_flow", f"{flags} --test_only", tmp_path / "o")
+    assert "train: 0 of 4 clips" in train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
+    said = train(trained, "rectified_flow", f"{flags} --train_only --clear_cache_first", tmp_path / "o", 2)
+    assert "train: 4 of 4 clips" in said
+    said = train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
+    assert "val: 0 of 2 clips" in said
+    assert not (tmp_path / "o" / "log.jsonl").exists()
+
+
+def test_wrong_files_are_named(trained: Path, tmp_path: Path) -> None:
+    wrong = [
+        ("rectified_flow", f"{SPEECH} --autoencoder_path nowhere.pth", "nowhere.pth"),
+        ("rectified_flow", f"{SPEECH} --autoencoder_path speech/best_checkpoint.pth", "of the stage rectified_flow"),
+        ("rectified_flow", f"{SPEECH} --wav2vec_model_path nowhere", "No wav2vec2 model in nowhere"),
+        ("rectified_flow", f"{SPEECH} --ckpt_path faces/best_checkpoint.pth", "of the stage motion_autoencoder"),
+        ("rectified_flow", f"{SPEECH} --data_root nowhere", "nowhere"),
+        ("rectified_flow", f"{SPEECH} --wav2vec_sec 20", "no clip for train has the 504 frames"),
+        ("motion_autoencoder", f"{FACES} --vgg_weights faces/best_checkpoint.pth", "is no VGG-19"),
+    ]
+    for stage, flags, said in wrong:
+        words = [*launcher("warm"), "-m", "uni_sign", "train", stage, *shlex.split(flags)]
+        assert said in shell([*words, "--output_dir", str(tmp_path / "o")], cwd=trained, status=2).stderr
+    assert "Give --audio and --reference, or --split" in infer(
+        trained, "--checkpoint speech/best_checkpoint.pth --audio a.wav", status=2
+    )

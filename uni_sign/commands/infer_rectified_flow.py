@@ -1,0 +1,191 @@
+"""`uni-sign infer rectified_flow`: speech to the motion of a face, and to a video of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from uni_sign.commands._inference import made_folder, precision
+from uni_sign.commands.checkpoints import CheckpointConfig, checkpoint_flag, stage_of
+from uni_sign.config import above, at_least, flag, parse_flags
+from uni_sign.data.audio import RATE, loudness, read_audio
+from uni_sign.data.demo.talking_faces import mouth_opening
+from uni_sign.data.motion_clips import MotionClip, read_faces, read_picture
+from uni_sign.data.safe_tensors import load_tensors
+from uni_sign.data.video_writer import write_video_with_sound
+from uni_sign.errors import InputError
+from uni_sign.metrics.motion import pearson
+from uni_sign.models.audio_encoder import emotion_label
+from uni_sign.models.motion_models import FLOW
+from uni_sign.models.rectified_flow import Method, NfeMode, Solver, float_guidance, item_noise, sample
+from uni_sign.stages._speech_features import SpeechFeatures, coordinates_of_pictures, picture_tensor
+from uni_sign.stages.base import load_stage
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+_BATCH = 32  # frames drawn at once
+
+
+@dataclass(frozen=True)
+class FlowInferConfig:
+    """The flags of speech to a moving face."""
+
+    output_dir: Path = flag(Path("inference_rectified_flow"), "folder of the motion and the videos")
+    audio: str = flag("", "the speech: a sound file, or a video with sound")
+    reference: str = flag("", "the face: a picture, or a video, whose first frame it is")
+    split: Literal["", "train", "test"] = flag("", "instead of both, the clips of this split of --data_root")
+    shuffle_audio: bool = flag(False, "give each clip of the split the sound of another one, to compare with")
+    emotion: str = flag("", "angry, disgust, fear, happy, neutral, sad or surprise; default: the clip's, or neutral")
+    r_cfg_scale: float = flag(1.0, "how far the reference is followed")
+    a_cfg_scale: float = flag(2.0, "how far the sound is followed")
+    e_cfg_scale: float = flag(1.0, "how far the emotion is followed")
+    torchdiffeq_ode_method: Method = flag("euler", "how the flow is followed")
+    nfe: int = flag(10, "how often a step method asks for the velocity", check=at_least(1))
+    nfe_mode: NfeMode = flag("evaluations", "official: --nfe counts points, as the released code does: one step fewer")
+    ode_atol: float = flag(1e-5, "absolute tolerance of dopri5", check=above(0))
+    ode_rtol: float = flag(1e-5, "relative tolerance of dopri5", check=above(0))
+    seed: int = flag(15, "seed of the noise", check=at_least(0))
+    dtype: Literal["bf16", "fp16", "fp32"] = flag("fp32", "precision of the computation")
+    videos: bool = flag(True, "draw the motion, and write it with the sound")
+
+    def conflicts(self) -> str | None:
+        """What does not go together, in one sentence."""
+        if bool(self.audio) != bool(self.reference) or bool(self.audio) == bool(self.split):
+            return "Give --audio and --reference, or --split"
+        if self.shuffle_audio and not self.split:
+            return "--shuffle_audio needs --split"
+        try:
+            self.solver()
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def solver(self) -> Solver:
+        """How the flow is followed; raises ValueError for what cannot be."""
+        return Solver(self.torchdiffeq_ode_method, self.nfe, self.nfe_mode, self.ode_atol, self.ode_rtol)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One video to make: the face, whose sound it has, and how it feels."""
+
+    name: str
+    face: Path
+    sound: Path
+    emotion: str
+
+
+def infer_rectified_flow(name: str, argv: Sequence[str]) -> int:  # noqa: ARG001 - as the other inferences are called
+    """Write a motion, and a video, of each job; over a split say how far mouths go with the sound."""
+    stage, config = _stage(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator = _Generator(stage, config, device)
+    folder = made_folder(config.output_dir)
+    jobs = _jobs(stage, config)
+    scores = []
+    for job in tqdm(jobs, desc=FLOW, unit="clip", disable=len(jobs) == 1):
+        coordinates, waveform = generator.motion(job)
+        motion = coordinates @ generator.basis.cpu().numpy().T
+        np.savez(folder / f"{job.name}.npz", motion=motion, coordinates=coordinates, fps=stage.config.fps)
+        if config.videos:
+            pictures = generator.pictures(job.face, motion)
+            write_video_with_sound(folder / f"{job.name}.mp4", pictures, stage.config.fps, waveform, RATE)
+            scores.append(pearson(mouth_opening(pictures), loudness(waveform, len(pictures), stage.config.fps)))
+    what = "motion and video" if config.videos else "motion"
+    print(f"{folder}: {what} of {len(jobs)} clip{'s' if len(jobs) > 1 else ''}")
+    if scores and config.split:
+        print(f"mouth opening and loudness: Pearson {np.mean(scores):.3f} (mean of {len(scores)} clips)")
+    return 0
+
+
+def _stage(argv: Sequence[str]) -> tuple[Any, FlowInferConfig]:
+    """The stage of ``--checkpoint``, a best file or FLOAT's weights, and the parsed flags."""
+    path, program = checkpoint_flag(argv), f"uni-sign infer {FLOW}"
+    own = {"dtype": FlowInferConfig.dtype}  # how inference runs is its own: nothing of it comes from training
+    if "stage" in load_tensors(path):
+        own_kinds = (CheckpointConfig, FlowInferConfig)
+        stage_type, (_, config, stage_config) = stage_of(path, argv, *own_kinds, program=program, defaults=own)
+        if stage_type.name != FLOW:
+            raise InputError(f"{path} is of the stage {stage_type.name}: use `uni-sign infer {stage_type.name}`.")
+    else:
+        stage_type = load_stage(FLOW)
+        kinds = (CheckpointConfig, FlowInferConfig, stage_type.Config)
+        given = {**own, "finetune": str(path), "autoencoder_path": str(path)}
+        _, config, stage_config = parse_flags(argv, *kinds, program=program, defaults=given)
+    return stage_type(stage_config, config.seed), config
+
+
+def _jobs(stage: Any, config: FlowInferConfig) -> list[_Job]:
+    if not config.split:
+        audio = Path(config.audio)
+        return [_Job(audio.stem, Path(config.reference), audio, config.emotion)]
+    clips: list[MotionClip] = stage.clips["train" if config.split == "train" else "val"]
+    # The next clip's: never a clip's own, wherever there are two.
+    heard = [*clips[1:], clips[0]] if config.shuffle_audio else clips
+    return [
+        _Job(clip.name.replace("/", "_"), clip.video, other.audio or other.video, config.emotion or clip.emotion or "")
+        for clip, other in zip(clips, heard, strict=True)
+    ]
+
+
+class _Generator:
+    """The trained flow between the frozen models."""
+
+    def __init__(self, stage: Any, config: FlowInferConfig, device: torch.device) -> None:
+        self._stage, self._config, self._device = stage, config, device
+        self._autoencoder = stage.autoencoder.to(device)
+        self.basis: Tensor = stage.basis.to(device)
+        self._model = stage.build_model().to(device).eval()
+        self._speech = SpeechFeatures(stage.hearing, device)
+
+    def motion(self, job: _Job) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates (T, dim_m) of a job's motion, and its sound (S,)."""
+        config, sizes, fps = self._config, self._stage.sizes, self._stage.config.fps
+        waveform = read_audio(job.sound, RATE)
+        frames = max(1, round(len(waveform) * fps / RATE))
+        heard = self._speech(waveform, frames)
+        face = coordinates_of_pictures(self._autoencoder, self._face(job.face)[None])
+        reference = torch.from_numpy(face).to(self._device) @ self.basis.T
+        with precision(config.dtype), torch.no_grad():
+            audio = self._model.audio(torch.from_numpy(heard["audio"])[None].to(self._device))
+            noise = item_noise([config.seed], -(-frames // sizes.frames), sizes.frames, sizes.dim_w)
+            found = sample(
+                self._model,
+                noise.to(self._device),
+                audio,
+                reference[None],
+                self._emotion(job, heard),
+                num_prev_frames=sizes.num_prev_frames,
+                guidance=float_guidance(config.r_cfg_scale, config.a_cfg_scale, config.e_cfg_scale),
+                solver=config.solver(),
+            )
+        coordinates: np.ndarray = (found[0].float() @ self.basis).cpu().numpy()
+        return coordinates, waveform
+
+    def _emotion(self, job: _Job, heard: Mapping[str, np.ndarray]) -> Tensor:
+        """That of the flag or the clip; else what the classifier hears, where the model was trained with one."""
+        if "emotion" in heard and not self._config.emotion:
+            return torch.from_numpy(heard["emotion"]).float()[None, None].to(self._device)
+        return emotion_label(job.emotion or "neutral").to(self._device)
+
+    def _face(self, path: Path) -> np.ndarray:
+        size = self._autoencoder.sizes.input_size
+        if path.suffix.lower() in _PICTURES:
+            return read_picture(path, size)
+        first: np.ndarray = read_faces(path, size, self._stage.config.fps)[0]
+        return first
+
+    @torch.no_grad()
+    def pictures(self, face: Path, motion: np.ndarray) -> np.ndarray:
+        """A face in motion (T, dim_w): (T, S, S, 3) uint8."""
+        source, features = self._autoencoder.encode(picture_tensor(self._face(face)[None], self._autoencoder))
+        parts = []
+        for first in range(0, len(motion), _BATCH):
+            moved = torch.from_numpy(motion[first : first + _BATCH]).to(self._device)
+            drawn = self._autoencoder.decode(source, moved, features).float().clamp(-1, 1)
+            parts.append(((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+        return np.concatenate(parts)

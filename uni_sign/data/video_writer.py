@@ -1,0 +1,53 @@
+"""Pictures and a waveform to an MP4 that any player plays."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from uni_sign.errors import InputError
+
+_AUDIO = "aac"
+# The best encoder that this machine's FFmpeg has. x264's result depends on the number of threads, and with mbtree, in
+# small pictures, changes from run to run. Short groups for random access.
+_VIDEO = {
+    "libx264": {"crf": "16", "preset": "veryfast", "threads": "1", "g": "12", "x264-params": "mbtree=0"},
+    "mpeg4": {"qmin": "2", "qmax": "3", "threads": "1", "g": "12"},
+}
+_FAILURES = (av.error.FFmpegError, OSError, ValueError)
+
+
+def write_video_with_sound(
+    path: Path, frames: np.ndarray, fps: float, waveform: np.ndarray | None = None, rate: int = 16_000
+) -> None:
+    """Encode frames (T, H, W, 3) uint8, ``fps`` a second, and a waveform (S,) in [-1, 1], where there is one.
+
+    In H.264 and AAC, or MPEG-4 where FFmpeg was built without x264. H and W that are odd grow by a row or column, as
+    both want it. Raises InputError where the file cannot be written, or FFmpeg lacks the encoders.
+    """
+    codec = next((name for name in _VIDEO if name in av.codecs_available), None)
+    if codec is None or _AUDIO not in av.codecs_available:
+        wanted = f"{_AUDIO} and one of {', '.join(_VIDEO)}"
+        raise InputError(f"{path} cannot be written, FFmpeg lacks {wanted}: install the av of PyPI, which has them.")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+            even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
+            video = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+            video.height, video.width = even.shape[1:3]
+            video.pix_fmt = "yuv420p"
+            video.options = dict(_VIDEO[codec])
+            audio = None if waveform is None else container.add_stream(_AUDIO, rate=rate, layout="mono")
+            for frame in even:
+                container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(video.encode())
+            if audio is not None and waveform is not None:
+                sound = av.AudioFrame.from_ndarray(waveform[None].astype(np.float32), format="fltp", layout="mono")
+                sound.sample_rate, sound.time_base, sound.pts = rate, Fraction(1, rate), 0
+                container.mux(audio.encode(sound))
+                container.mux(audio.encode())
+        partial.replace(path)
+    except _FAILURES as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written as a video ({error}): choose another folder.") from None
