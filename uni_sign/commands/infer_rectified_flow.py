@@ -23,6 +23,7 @@ from uni_sign.metrics.motion import pearson
 from uni_sign.models.audio_encoder import emotion_label
 from uni_sign.models.motion_models import FLOW
 from uni_sign.models.rectified_flow import Method, NfeMode, Solver, float_guidance, item_noise, sample
+from uni_sign.stages._sign_flow import GUIDANCE
 from uni_sign.stages._speech_features import SpeechFeatures, coordinates_of_pictures, picture_tensor
 from uni_sign.stages.base import load_stage
 
@@ -32,16 +33,25 @@ _BATCH = 32  # frames drawn at once
 
 @dataclass(frozen=True)
 class FlowInferConfig:
-    """The flags of speech to a moving face."""
+    """The flags of generated motion."""
 
     output_dir: Path = flag(Path("inference_rectified_flow"), "folder of the motion and the videos")
+    text: str = flag("", "signing: the text")
+    language: str = flag("", "signing: the text's language; default: the first that it was trained in")
+    frames: int = flag(0, "signing: frames of the clip; 0: as many as the text is judged to need", check=at_least(0))
+    translator: str = flag(
+        "", "signing, with --split: best file of fine_tuning on poses alone, which translates the clips back"
+    )
     audio: str = flag("", "the speech: a sound file, or a video with sound")
     reference: str = flag("", "the face: a picture, or a video, whose first frame it is")
-    split: Literal["", "train", "test"] = flag("", "instead of both, the clips of this split of --data_root")
+    split: Literal["", "train", "dev", "test"] = flag(
+        "", "instead of a text, or sound and face, the clips of this split; faces have train and test"
+    )
     shuffle_audio: bool = flag(False, "give each clip of the split the sound of another one, to compare with")
     emotion: str = flag("", "angry, disgust, fear, happy, neutral, sad or surprise; default: the clip's, or neutral")
     r_cfg_scale: float = flag(1.0, "how far the reference is followed")
     a_cfg_scale: float = flag(2.0, "how far the sound is followed")
+    text_cfg_scale: float = flag(GUIDANCE, "signing: how far the text is followed")
     e_cfg_scale: float = flag(1.0, "how far the emotion is followed")
     torchdiffeq_ode_method: Method = flag("euler", "how the flow is followed")
     nfe: int = flag(10, "how often a step method asks for the velocity", check=at_least(1))
@@ -50,14 +60,18 @@ class FlowInferConfig:
     ode_rtol: float = flag(1e-5, "relative tolerance of dopri5", check=above(0))
     seed: int = flag(15, "seed of the noise", check=at_least(0))
     dtype: Literal["bf16", "fp16", "fp32"] = flag("fp32", "precision of the computation")
-    videos: bool = flag(True, "draw the motion, and write it with the sound")
+    batch_size: int = flag(16, "signing: clips made at once, which changes nothing in them", check=at_least(1))
+    videos: bool = flag(True, "draw the motion: a video with the sound, or a moving skeleton")
 
     def conflicts(self) -> str | None:
         """What does not go together, in one sentence."""
-        if bool(self.audio) != bool(self.reference) or bool(self.audio) == bool(self.split):
-            return "Give --audio and --reference, or --split"
-        if self.shuffle_audio and not self.split:
-            return "--shuffle_audio needs --split"
+        if bool(self.audio) != bool(self.reference) or sum(map(bool, (self.audio, self.text, self.split))) != 1:
+            return "Give --audio and --reference, or --text, or --split"
+        for name in ("shuffle_audio", "translator"):
+            if getattr(self, name) and not self.split:
+                return f"--{name} needs --split"
+        if (self.frames or self.language) and not self.text:
+            return "--frames and --language need --text"
         try:
             self.solver()
         except ValueError as error:
@@ -82,6 +96,12 @@ class _Job:
 def infer_rectified_flow(name: str, argv: Sequence[str]) -> int:  # noqa: ARG001 - as the other inferences are called
     """Write a motion, and a video, of each job; over a split say how far mouths go with the sound."""
     stage, config = _stage(argv)
+    if stage.config.motion == "signing":
+        from uni_sign.commands.infer_signing import infer_signing
+
+        return infer_signing(stage, config)
+    if config.text or config.translator or config.split == "dev":
+        raise InputError("The checkpoint makes faces talk: give --audio and --reference, or --split train or test.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = _Generator(stage, config, device)
     folder = made_folder(config.output_dir)

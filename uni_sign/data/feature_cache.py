@@ -1,6 +1,6 @@
-"""What is made of each clip once: a file a clip, in the safetensors format, read memory-mapped.
+"""What is made of each clip or text once: a file each, in the safetensors format, read memory-mapped.
 
-An entry's name is a digest of its clip's content, its folder's name one of the settings: what belongs to another
+An entry's name is a digest of the content, its folder's name one of the settings: what belongs to another
 content or other settings is never taken for it. Files appear whole, so that several processes may fill a cache and any
 of them may be killed.
 """
@@ -23,6 +23,8 @@ from safetensors.numpy import save
 from uni_sign.data.motion_clips import MotionClip
 from uni_sign.errors import InputError
 
+# What there can be an entry of; a text is its own content.
+Cached = MotionClip | str
 _SUFFIX = ".safetensors"
 _KNOWN = "contents.jsonl"
 _DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I64": np.int64, "F64": np.float64}
@@ -30,11 +32,12 @@ _ENTRY = re.compile(r"[0-9a-f]{16}/([0-9a-f]{32}\.safetensors|\.[0-9a-f]{32}\.[0
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _BLOCK = 1 << 20
 _MAX_HEADER = 1 << 20
+_SHOWN = 60  # letters of a text
 
 
 @dataclass(frozen=True)
 class CacheStatus:
-    """Of some clips: how many have an entry, how many none, and of these how many have one of the past.
+    """Of some items: how many have an entry, how many none, and of these how many have one of the past.
 
     Such a ``stale`` one was made of another content, or by other settings; of a ``torn`` one, missing too, a part is
     left, and it is made anew. ``spoiled``: entries of the right length whose content is not what was stored.
@@ -48,7 +51,7 @@ class CacheStatus:
     spoiled: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
-        parts = [f"{self.present} of {self.present + self.missing} clips are there ({self.size / 1e6:.1f} MB)"]
+        parts = [f"{self.present} of {self.present + self.missing} are there ({self.size / 1e6:.1f} MB)"]
         if self.stale:
             parts.append(f"of {self.stale} others there is what other files or settings gave")
         if self.torn:
@@ -59,33 +62,37 @@ class CacheStatus:
 
 
 class FeatureCache:
-    """Arrays by clip under ``folder``; ``settings`` are plain values, all that they depend on beside the clip."""
+    """Arrays by clip or text under ``folder``; ``settings`` are plain values, all that they depend on beside it."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         told = json.dumps(settings, sort_keys=True)
         self.folder = folder
         self._own = folder / hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
         self._known = _read_known(folder / _KNOWN)
-        self._paths: dict[MotionClip, Path] = {}
+        self._paths: dict[Cached, Path] = {}
 
-    def path(self, clip: MotionClip) -> Path:
-        """Where the clip's entry is, or will be; raises InputError where its files cannot be read."""
-        if clip not in self._paths:
-            digests = [self._content(file) for file in (clip.video, clip.audio) if file is not None]
-            whole = hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
-            self._paths[clip] = self._own / f"{whole}{_SUFFIX}"
-        return self._paths[clip]
+    def path(self, item: Cached) -> Path:
+        """Where an entry is, or will be; raises InputError where the item's files cannot be read."""
+        if item not in self._paths:
+            whole = hashlib.blake2b(self._identity(item), digest_size=16).hexdigest()
+            self._paths[item] = self._own / f"{whole}{_SUFFIX}"
+        return self._paths[item]
 
-    def missing(self, clips: Sequence[MotionClip]) -> list[MotionClip]:
-        """Those without a whole entry; a clip that cannot be read is one of them."""
-        return [clip for clip in clips if not self._has(clip)]
+    def _identity(self, item: Cached) -> bytes:
+        if isinstance(item, str):
+            return item.encode("utf-8", "surrogatepass")
+        return "".join(self._content(file) for file in (item.video, item.audio) if file is not None).encode()
 
-    def store(self, clip: MotionClip, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep a clip's arrays, whole or not at all; raises InputError where the folder cannot be written."""
-        path = self.path(clip)
+    def missing(self, items: Sequence[Cached]) -> list[Cached]:
+        """Those without a whole entry; what cannot be read is one of them."""
+        return [item for item in items if not self._has(item)]
+
+    def store(self, item: Cached, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep an item's arrays, whole or not at all; raises InputError where the folder cannot be written."""
+        path = self.path(item)
         partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}")
         whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-        content = save(whole, {"clip": _told(clip), "check": _checksum(whole)})
+        content = save(whole, {"clip": _told(item), "check": _checksum(whole)})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
@@ -100,25 +107,25 @@ class FeatureCache:
                 f"{path.parent} cannot be written ({error.strerror}): choose another --cache_dir."
             ) from None
 
-    def load(self, clip: MotionClip) -> dict[str, np.ndarray]:
-        """A clip's arrays, of which only what is used is read; raises InputError where they are missing or damaged."""
-        path = self.path(clip)
+    def load(self, item: Cached) -> dict[str, np.ndarray]:
+        """An item's arrays, of which only what is used is read; raises InputError where they are missing or damaged."""
+        path = self.path(item)
         try:
             return _views(path)
         except _DAMAGE:
             raise InputError(
-                f"{path}, made of {clip.name}, is missing or damaged: run again, with --force_preprocess."
+                f"{path}, made of {_told(item)}, is missing or damaged: run again, with --force_preprocess."
             ) from None
 
-    def status(self, clips: Sequence[MotionClip]) -> CacheStatus:
-        """What there is of these clips; it reads all of it."""
-        missing = self.missing(clips)
-        gone = {_told(clip) for clip in missing}
-        left = set(clips) - set(missing)
-        paths = sorted({self.path(clip) for clip in left})
-        size = sum(self.path(clip).stat().st_size for clip in left)
+    def status(self, items: Sequence[Cached]) -> CacheStatus:
+        """What there is of these items; it reads all of it."""
+        missing = self.missing(items)
+        gone = {_told(item) for item in missing}
+        left = set(items) - set(missing)
+        paths = sorted({self.path(item) for item in left})
+        size = sum(self.path(item).stat().st_size for item in left)
         stale = {name for name in map(_clip_of, self._entries()) if name in gone}
-        torn = sum(clip in self._paths and self._paths[clip].is_file() for clip in missing)
+        torn = sum(item in self._paths and self._paths[item].is_file() for item in missing)
         return CacheStatus(len(left), len(missing), len(stale), size, torn, tuple(filter(_is_spoiled, paths)))
 
     def clear(self) -> None:
@@ -134,9 +141,9 @@ class FeatureCache:
         """All files of entries, whole ones and what killed processes left of them."""
         return [path for path in self.folder.glob("*/*") if _ENTRY.fullmatch(f"{path.parent.name}/{path.name}")]
 
-    def _has(self, clip: MotionClip) -> bool:
+    def _has(self, item: Cached) -> bool:
         try:
-            return bool(_views(self.path(clip)))
+            return bool(_views(self.path(item)))
         except (InputError, *_DAMAGE):
             return False
 
@@ -206,9 +213,9 @@ def _arrays(data: np.ndarray, header: Mapping[str, Any]) -> Iterator[tuple[str, 
         yield name, np.frombuffer(data[first:end], dtype).reshape(shape)
 
 
-def _told(clip: MotionClip) -> str:
-    """A clip's name as an entry holds it: file names need not be in UTF-8, headers are."""
-    return clip.name.encode("utf-8", "backslashreplace").decode()
+def _told(item: Cached) -> str:
+    """A clip's name, or a text's beginning, as an entry holds it: file names need not be in UTF-8, headers are."""
+    return (item[:_SHOWN] if isinstance(item, str) else item.name).encode("utf-8", "backslashreplace").decode()
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:

@@ -165,7 +165,7 @@ class FlowTransformer(nn.Module):
         _expect("prev_wa", prev_wa, previous and sizes.dim_a > 0)
         audio = wa if wa is None or prev_wa is None else torch.cat([prev_wa, wa], dim=1)
         condition = self._condition(t.expand(len(x)), wr, audio, we, language)
-        read = None if text is None else self.text_embedder(text.to(dtype))
+        read = None if text is None else self._read(text.to(dtype))
         seen = self._attended(length, frame_mask)
         read_mask = None if text_mask is None else _never_empty(text_mask)[:, None, None]
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
@@ -194,6 +194,10 @@ class FlowTransformer(nn.Module):
             known = (language >= 0)[:, None].to(condition.dtype)
             condition = condition + (self.language_embedder(language.clamp(min=0)) * known)[:, None]
         return condition
+
+    def _read(self, text: Tensor) -> Tensor:
+        """Pieces (B, S, h), each with its place: a text encoder whose places are relative does not tell it."""
+        return self.text_embedder(text) + sinusoidal_positions(text.shape[1], self.sizes.dim_h, text)
 
     def _attended(self, length: int, frame_mask: Tensor | None) -> Tensor | None:
         """Where True, a frame (rows) attends to another: None for all, (N, N), or (B, 1, N, N) with padding."""

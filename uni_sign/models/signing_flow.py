@@ -1,17 +1,19 @@
 """Text to signing by rectified flow: what is asked of a clip's poses beside the flow, and how long the clip lasts."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from uni_sign.models.flow_transformer import FlowSizes, FlowTransformer, flow_sizes
 from uni_sign.models.pose_encoder import GRAPHS
 from uni_sign.models.rectified_flow import LossKind, distance, estimated_data, flow_losses, mean_of_frames
 
 AXES = 3  # x, y, score
 POINTS = sum(points for points, _ in GRAPHS.values())
+POSE_VALUES = AXES * POINTS  # of a frame
 Bones = Sequence[tuple[int, int]]
 _TYPICAL = 64  # frames of a clip
 
@@ -23,6 +25,21 @@ def signing_bones() -> list[tuple[int, int]]:
         bones += [(start + a, start + b) for a, b in edges]
         start += points
     return bones
+
+
+class PoseScale(NamedTuple):
+    """What poses are scaled by, to mean 0 and deviation 1 as noise has: mean and deviation (3 V,)."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def scaled(self, poses: Tensor) -> Tensor:
+        """Poses (..., 3 V) as the flow makes them."""
+        return (poses.float() - self.mean.to(poses.device)) / self.deviation.to(poses.device)
+
+    def poses(self, scaled: Tensor) -> Tensor:
+        """What the flow made, as poses (..., 3 V)."""
+        return scaled.float() * self.deviation.to(scaled.device) + self.mean.to(scaled.device)
 
 
 class SigningLosses(NamedTuple):
@@ -42,6 +59,7 @@ def signing_losses(
     x_t: Tensor,
     t: Tensor,
     mask: Tensor,
+    scale: "PoseScale",
     bones: Bones,
     *,
     kind: LossKind = "l1",
@@ -50,9 +68,10 @@ def signing_losses(
     lambda_velocity: float = 1.0,
     lambda_bone: float = 1.0,
 ) -> SigningLosses:
-    """Flow, reconstruction, velocity and bone length of poses (B, L, 3 V), over frames where mask (B, L) is True.
+    """Flow, reconstruction, velocity and bone length of scaled poses (B, L, 3 V), where mask (B, L) is True.
 
-    ``predicted`` is v(t, x_t), of the path from noise x0 to poses x1; what it makes of them is x_t + (1 - t) v.
+    ``predicted`` is v(t, x_t), of the path from noise x0 to poses x1; what it makes of them is x_t + (1 - t) v. Bones
+    are measured in poses as they are, all else as they are scaled.
     """
     of_flow = flow_losses(predicted, x1.float() - x0.float(), kind=kind, mask=mask)
     behind = ~mask[:, :, None]
@@ -60,7 +79,7 @@ def signing_losses(
     true = x1.float().masked_fill(behind, 0.0)
     estimated = estimated_data(x_t, predicted, t).masked_fill(behind, 0.0)
     reconstruction = mean_of_frames(distance(estimated, true, kind), mask)
-    bone = _bone_losses(estimated, true, mask, bones, kind)
+    bone = _bone_losses(scale.poses(estimated), scale.poses(true), mask, bones, kind)
     total = (
         lambda_flow * of_flow.flow
         + lambda_reconstruction * reconstruction
@@ -109,6 +128,36 @@ class LengthPredictor(nn.Module):
             hidden = hidden + self.language_embedder(language.clamp(min=0)) * known
         logarithm: Tensor = self.output(nn.functional.silu(hidden))
         return logarithm[:, 0].float()
+
+
+class SigningMotion(nn.Module):
+    """Text to signing: the velocity of scaled poses, and how long a clip lasts."""
+
+    def __init__(self, sizes: FlowSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.fmt = FlowTransformer(sizes)
+        self.length = LengthPredictor(sizes.dim_text, languages=sizes.languages)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Training keeps the inputs of the blocks alone, and runs each again in the backward pass; same gradients."""
+        self.fmt.gradient_checkpointing_enable()
+
+    def forward(self, t: Tensor, x: Tensor, **conditions: Any) -> Tensor:
+        """The velocity: see `FlowTransformer`."""
+        velocity: Tensor = self.fmt(t, x, **conditions)
+        return velocity
+
+
+def signing_motion(config: Mapping[str, Any]) -> SigningMotion:
+    """The model of a ``model_config`` of text to signing, its weights drawn at random; ValueError if impossible."""
+    languages = config.get("languages")
+    if not isinstance(config.get("sizes"), Mapping) or not isinstance(languages, list):
+        raise ValueError("sizes or languages are missing or impossible")
+    sizes = flow_sizes(config["sizes"])
+    if (sizes.dim_w, sizes.languages) != (POSE_VALUES, len(languages)) or not sizes.dim_text:
+        raise ValueError(f"sizes are not those of signing in {len(languages)} languages")
+    return SigningMotion(sizes)
 
 
 def length_losses(logarithms: Tensor, frames: Tensor) -> Tensor:

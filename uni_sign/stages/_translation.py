@@ -245,7 +245,7 @@ class Translation:
             note = extractor_note(self.finetune.extras, self.config.finetune, self.extractor)
             self.notes += [note] if note else []
         splits = {
-            name: self._dataset(split.samples, name == "train", self.shards) for name, split in self.splits.items()
+            name: self.dataset(split.samples, name == "train", self.shards) for name, split in self.splits.items()
         }
         if self.shards is not None:
             self.notes.append(told_shares(self.shards.folder, {name: data.rows for name, data in splits.items()}))
@@ -297,9 +297,10 @@ class Translation:
         folder = poses.parent if poses.is_file() else poses
         known = folder.resolve() in [corpus.pose_dir.resolve() for corpus in self.corpora]
         shards = self.shards if known else open_shards(shard_dir_beside(folder))
-        return self._dataset(samples, False, shards)
+        return self.dataset(samples, False, shards)
 
-    def _dataset(self, samples: Sequence[Sample], training: bool, shards: Shards | None) -> SignDataset:
+    def dataset(self, samples: Sequence[Sample], training: bool, shards: Shards | None) -> SignDataset:
+        """Clips as the model reads them."""
         config = self.config
         settings = ClipSettings(
             max_length=self.longest_clip,
@@ -344,7 +345,7 @@ class Translation:
     def largest_batch(self, items: int, frames: int) -> Batch:
         """The longest training clips; features of a frozen text encoder are zeros, for they may not be there yet."""
         samples = sorted(self.splits["train"].samples, key=lambda sample: sample.size)[-items:]
-        dataset = self._dataset(samples, True, self.shards)
+        dataset = self.dataset(samples, True, self.shards)
         collate = Collate(self.tokenizer, self.config.use_descriptions, None, self.config.rgb_support)
         clips = [dataset[Key(0, index)] for index in reversed(range(len(samples)))]
         ends = np.cumsum([len(clip.parts["body"]) if isinstance(clip, Clip) else 0 for clip in clips])

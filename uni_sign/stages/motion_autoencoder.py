@@ -24,7 +24,8 @@ from uni_sign.models.stylegan_discriminator import (
     r1_penalties,
 )
 from uni_sign.models.vgg_features import VGG19Features, component_mask, perceptual_losses, vgg19_features
-from uni_sign.stages._faces import Extractor, Faces, FacesConfig, drawn_seed
+from uni_sign.stages._cached import Extractor
+from uni_sign.stages._faces import Faces, FacesConfig, drawn_seed
 from uni_sign.stages.base import Batch, BestFile, Evaluation
 
 # Of an upright, cropped face, as shares of the picture: both eyes, and the lower face.
@@ -169,7 +170,7 @@ class MotionAutoencoderStage(Faces):
     def extractor(self, device: torch.device) -> Extractor:  # noqa: ARG002 - frames come from a decoder
         """The frames of a clip."""
         size, fps = self.sizes.input_size, self.config.fps
-        return lambda clip: {"frames": read_faces(clip.video, size, fps)}
+        return lambda clips: [{"frames": read_faces(clip.video, size, fps)} for clip in clips]
 
     @cached_property
     def splits(self) -> dict[str, PairItems]:

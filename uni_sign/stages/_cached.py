@@ -1,0 +1,99 @@
+"""What frozen models make of clips or texts once, and keep on disk: its flags, and how it is filled."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from uni_sign.config import flag
+from uni_sign.data.feature_cache import Cached, FeatureCache
+from uni_sign.errors import Done, InputError
+
+Extractor = Callable[[Sequence[Any]], list[dict[str, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """The flags of the cache."""
+
+    cache_dir: str = flag("", "folder of what is made of each clip or text once; default: .cache under --data_root")
+    force_preprocess: bool = flag(False, "make it anew for all of them")
+    clear_cache_first: bool = flag(False, "delete first what other settings left in that folder, too")
+    train_only: bool = flag(False, "make it for the training clips, and stop")
+    test_only: bool = flag(False, "make it for the held-out clips, and stop")
+    check_status: bool = flag(False, "say how much of it is there, and stop")
+
+    def conflicts(self) -> str | None:
+        """What does not go together, in one sentence."""
+        if self.train_only and self.test_only:
+            return "--train_only and --test_only exclude each other: give one of them"
+        return None
+
+
+def status(cache: FeatureCache, parts: Mapping[str, Sequence[Cached]]) -> Done:
+    """What ``--check_status`` says."""
+    return Done("\n".join(f"{name}: {cache.status(items)}" for name, items in parts.items()))
+
+
+def fill_cache(
+    cache: FeatureCache,
+    parts: Mapping[str, Sequence[Cached]],
+    config: CacheConfig,
+    extractor: Callable[[torch.device], Extractor],
+    accelerator: Any,
+    what: str,
+    at_once: int = 1,
+) -> list[str]:
+    """Collective: what is kept of the items of ``train`` and ``val``, each rank a share of what is missing.
+
+    A second run goes on. ``extractor`` makes the arrays of up to ``at_once`` items, and raises InputError where they
+    cannot be read: the sentences come back. Raises Done after ``--train_only`` or ``--test_only``.
+    """
+    if config.clear_cache_first and accelerator.is_main_process:
+        cache.clear()
+    accelerator.wait_for_everyone()
+    wanted = [name for name, left_out in (("train", config.test_only), ("val", config.train_only)) if not left_out]
+    items = list(dict.fromkeys(item for name in wanted for item in parts[name]))
+    missing = items if config.force_preprocess else cache.missing(items)
+    # Before any rank adds to the cache, so that all of them share out the same.
+    accelerator.wait_for_everyone()
+    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    problems = _make(cache, mine, extractor, accelerator, what, at_once)
+    # Gathered, not waited for: what another rank stored is there when this one goes on.
+    problems = sorted(gather_object(problems)) if accelerator.num_processes > 1 else problems
+    if config.train_only or config.test_only:
+        raise Done("\n".join([*problems, f"{', '.join(wanted)}: {cache.status(items)}"]))
+    if len(cache.missing(items)) > len(problems) * at_once:
+        raise InputError("--cache_dir must be the same folder for all processes: give one that all machines share.")
+    return problems
+
+
+def _make(
+    cache: FeatureCache,
+    items: Sequence[Cached],
+    extractor: Callable[[torch.device], Extractor],
+    accelerator: Any,
+    what: str,
+    at_once: int,
+) -> list[str]:
+    """Make and keep what these items lack; returns a sentence for each that cannot be read."""
+    if not items:
+        return []
+    extract = extractor(accelerator.device)
+    problems = []
+    with tqdm(total=len(items), desc=what, disable=not accelerator.is_main_process) as bar:
+        for first in range(0, len(items), at_once):
+            chosen = items[first : first + at_once]
+            bar.update(len(chosen))
+            try:
+                made = extract(chosen)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            for item, arrays in zip(chosen, made, strict=True):
+                cache.store(item, arrays)
+    return problems
