@@ -26,11 +26,14 @@ def test_a_stage_keeps_the_protocol(name: str) -> None:
     assert dataclasses.is_dataclass(stage.Config)
     assert stage.best_file.name.endswith(".pth")
     assert set(stage.defaults) <= {field.name for field in dataclasses.fields(TrainConfig)}
-    for method in METHODS:
-        wanted = list(inspect.signature(getattr(Stage, method)).parameters)
-        assert list(inspect.signature(getattr(stage, method)).parameters) == wanted, method
-    for prop in PROPERTIES:
-        assert isinstance(inspect.getattr_static(stage, prop), property), prop
+    # A stage that makes several kinds of motion has a class for each.
+    for kind in getattr(stage, "kinds", {"": stage}).values():
+        assert (kind.name, kind.best_file) == (name, stage.best_file)
+        for method in METHODS:
+            wanted = list(inspect.signature(getattr(Stage, method)).parameters)
+            assert list(inspect.signature(getattr(kind, method)).parameters) == wanted, method
+        for prop in PROPERTIES:
+            assert isinstance(inspect.getattr_static(kind, prop), property), prop
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones() -> None:

@@ -125,7 +125,8 @@ def infer_rectified_flow(name: str, argv: Sequence[str]) -> int:  # noqa: ARG001
 def _stage(argv: Sequence[str]) -> tuple[Any, FlowInferConfig]:
     """The stage of ``--checkpoint``, a best file or FLOAT's weights, and the parsed flags."""
     path, program = checkpoint_flag(argv), f"uni-sign infer {FLOW}"
-    own = {"dtype": FlowInferConfig.dtype}  # how inference runs is its own: nothing of it comes from training
+    # How inference runs is its own: nothing of it comes from training.
+    own = {name: getattr(FlowInferConfig, name) for name in ("dtype", "batch_size")}
     if "stage" in load_tensors(path):
         own_kinds = (CheckpointConfig, FlowInferConfig)
         stage_type, (_, config, stage_config) = stage_of(path, argv, *own_kinds, program=program, defaults=own)

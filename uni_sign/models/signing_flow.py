@@ -16,6 +16,7 @@ POINTS = sum(points for points, _ in GRAPHS.values())
 POSE_VALUES = AXES * POINTS  # of a frame
 Bones = Sequence[tuple[int, int]]
 _TYPICAL = 64  # frames of a clip
+_SEEN = 0.15  # scores are 0 or above 0.3; scaled and back, 0 is not quite 0
 
 
 def signing_bones() -> list[tuple[int, int]]:
@@ -92,7 +93,7 @@ def signing_losses(
 def _bone_losses(estimated: Tensor, true: Tensor, mask: Tensor, bones: Bones, kind: LossKind) -> Tensor:
     """Difference in length of bones both of whose points were seen, (B,)."""
     ends = torch.tensor(bones, device=true.device)
-    seen = (true.unflatten(2, (-1, AXES))[..., 2] > 0)[:, :, ends].all(dim=3) & mask[:, :, None]
+    seen = (true.unflatten(2, (-1, AXES))[..., 2] > _SEEN)[:, :, ends].all(dim=3) & mask[:, :, None]
     apart = distance(bone_lengths(estimated, bones), bone_lengths(true, bones), kind).masked_fill(~seen, 0.0)
     return apart.sum(dim=(1, 2)) / seen.sum(dim=(1, 2)).clamp(min=1)
 

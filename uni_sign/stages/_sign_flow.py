@@ -409,12 +409,16 @@ def _conditions(batch: Batch) -> dict[str, Tensor]:
 def signing_scores(sampled: np.ndarray, true: np.ndarray) -> dict[str, float]:
     """Generated poses (T', values) beside true ones (T, values): error after warping, way and time in all.
 
-    Empty where nothing was seen of the true ones.
+    Generated points are, while they are not seen, on the way between where they are. Empty where nothing was seen of
+    the true ones.
     """
-    (made, _), (real, scores) = joints(sampled), joints(true)
-    seen = scores > _SEEN
+    (made, certain), (real, scores) = joints(sampled), joints(true)
+    seen, frames = scores > _SEEN, np.arange(len(made))
     if not seen.any():
         return {}
+    for joint, known in enumerate(certain.T > _SEEN):
+        for axis in range(2) if known.any() else ():
+            made[:, joint, axis] = np.interp(frames, frames[known], made[known, joint, axis])
     ratios = {"distance_ratio": distance_ratio(made, real, seen), "duration_ratio": duration_ratio(made, real)}
     return {"dtw_mje": dtw_mje(made, real, seen), **ratios}
 

@@ -58,6 +58,7 @@ class SpeechFlow(Faces):
     """Noise to motion, as speech, a reference and an emotion have it."""
 
     name: ClassVar[str] = FLOW
+    best_file: ClassVar[BestFile] = BestFile()
 
     def __init__(self, config: Any, seed: int) -> None:
         super().__init__(config, seed)

@@ -21,10 +21,11 @@ class RectifiedFlow:
         **{"opt_eps": 1e-8, "sched": "cosine", "zero_stage": 0},
     }
 
+    kinds: ClassVar[Mapping[str, Any]] = {"face": SpeechFlow, "signing": SignFlow}
+
     def __new__(cls, config: RectifiedFlowConfig, seed: int) -> Any:
         """The stage itself, which is of another class: the loop has one name for both."""
-        kind = SpeechFlow if config.motion == "face" else SignFlow
-        return kind(config, seed)
+        return cls.kinds[config.motion](config, seed)
 
 
 STAGE = RectifiedFlow
