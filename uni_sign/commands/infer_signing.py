@@ -136,7 +136,8 @@ def _translated_back(checkpoint: Path, root: Path, sides: dict[str, Samples], ba
     program = "uni-sign infer rectified_flow"
     argv = ["--checkpoint", str(checkpoint), "--data_root", str(root)]
     stage_type, (_, stage_config) = stage_of(checkpoint, argv, CheckpointConfig, program=program)
-    if not getattr(stage_config, "task", None) == "SLT" or stage_config.use_descriptions or stage_config.rgb_support:
+    reads_poses = stage_type.name in ("fine_tuning", "pre_training") and stage_config.task == "SLT"
+    if not reads_poses or stage_config.use_descriptions or stage_config.rgb_support:
         raise InputError(f"--translator {checkpoint} does not translate poses alone: train fine_tuning without more.")
     stage = stage_type(stage_config, 0)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())

@@ -45,7 +45,7 @@ from uni_sign.stages._cached import Extractor
 from uni_sign.stages._faces import Faces
 from uni_sign.stages._motion_windows import Draws, Features, MotionWindows
 from uni_sign.stages._speech_features import Hearing, SpeechFeatures, clip_features
-from uni_sign.stages.base import Batch, Evaluation
+from uni_sign.stages.base import Batch, BestFile, Evaluation
 
 _TIMES = 4  # of a validated window
 _SAMPLED = 8  # windows whose motion is sampled
