@@ -29,7 +29,7 @@ _HELP = """usage: uni-sign COMMAND ...
   evaluate --checkpoint F [flags] score the held-out splits with a finished run's weights and flags
   infer --checkpoint F --poses P  pose file or folder in, JSON lines of text out
   infer STAGE --checkpoint F      a trained model of the keypoint pipeline over its data: pictures, vectors, text
-  infer rectified_flow [flags]    speech and a face in, a video of the talking face out
+  infer rectified_flow [flags]    speech and a face in, a video out; or text in, signing out
   pipeline [flags]                skeleton, temporal, extraction, alignment and generated text, one after the other
   show OUTPUT_DIR                 a finished run: translations, scores, where its files lie
   view CLIP [flags]               draw a clip's skeleton, raw and as the model sees it: PNG or GIF
