@@ -73,6 +73,7 @@ class Clip:
     """What is drawn of a clip: the signer, others in each frame (P, 133, 3: x, y, score), the parts if there are any.
 
     ``aspect``: width of the video divided by its height; poses are in shares of both. ``problem``: why there are none.
+    ``origin``: where the pose comes from.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Clip:
     parts: Mapping[str, np.ndarray] | None = None
     aspect: float = 1.0
     problem: str = ""
+    origin: str = "as extracted"
 
     def __len__(self) -> int:
         return len(self.pose.keypoints)
@@ -260,7 +262,7 @@ def _draw(canvas: Canvas, strokes: Sequence[_Stroke], places: np.ndarray, seen: 
 # --- pictures ----------------------------------------------------------------------------------------------
 
 _MARGIN, _GAP, _HEAD, _SIDE_TITLE, _BREAK, _WORDS = 16, 6, 52, 84, 30, 20
-_GROUPS = ("as extracted", "as the model sees it")
+_SEEN_BY_MODEL = "as the model sees it"
 
 
 def contact_sheet(clip: Clip, count: int, size: int = 150) -> np.ndarray:
@@ -272,7 +274,7 @@ def contact_sheet(clip: Clip, count: int, size: int = 150) -> np.ndarray:
     canvas = Canvas(width, height, _PAPER)
     _headline(canvas, clip, f"{len(frames)} of {len(clip)} frames")
     y = _HEAD
-    for group, title in zip(groups, _GROUPS, strict=False):
+    for group, title in zip(groups, (clip.origin, _SEEN_BY_MODEL), strict=False):
         canvas.text(_MARGIN, y + _BREAK - 9, title, 12, _INK, bold=True)
         y += _BREAK
         for panel in group:
@@ -314,7 +316,7 @@ def film(clip: Clip, size: int = 336) -> Iterator[np.ndarray]:
     canvas = Canvas(2 * _MARGIN + len(groups) * block + _BREAK * (len(groups) - 1), _HEAD + _BREAK + size + 44, _PAPER)
     _headline(canvas, clip, "")
     places: list[Place] = []
-    for number, (group, title) in enumerate(zip(groups, _GROUPS, strict=False)):
+    for number, (group, title) in enumerate(zip(groups, (clip.origin, _SEEN_BY_MODEL), strict=False)):
         x, y = _MARGIN + number * (block + _BREAK), _HEAD + _BREAK
         canvas.text(x, y - 9, title, 12, _INK, bold=True)
         places.append(Place(group[0], Box(x, y, size, size)))

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,10 @@ def infer_signing(stage: Any, config: Any) -> int:
         raise InputError("The checkpoint signs texts: give --text, or --split dev or test.")
     signer = _Signer(stage, config)
     folder = made_folder(config.output_dir)
-    if config.text:
-        [poses] = signer.sign([config.text], [config.language or stage.languages[0]], [0], config.frames)
-        _write(folder / "signing.npz", poses)
-        if config.videos:
-            _film(folder / "signing.gif", config.text, poses, stage.config.fps)
-        print(f"{folder}: {len(poses)} frames of poses{' and a film' if config.videos else ''}")
-        return 0
-    return _sign_split(stage, config, signer, folder)
+    try:
+        return _sign_text(stage, config, signer, folder) if config.text else _sign_split(stage, config, signer, folder)
+    except OSError as error:
+        raise InputError(f"--output_dir {folder} cannot be written ({error.strerror or error}).") from error
 
 
 class _Signer:
@@ -92,43 +88,54 @@ def _write(path: Path, poses: np.ndarray) -> None:
 
 def _film(path: Path, text: str, poses: np.ndarray, fps: float) -> None:
     pose = pose_of_vectors(poses)
-    frames = film(clip_of(text, {"keypoints": pose.keypoints[:, None], "scores": pose.scores[:, None]}))
+    content = {"keypoints": pose.keypoints[:, None], "scores": pose.scores[:, None]}
+    frames = film(replace(clip_of(text, content), origin="as generated"))
     sample = list(itertools.islice(frames, _SAMPLED))
     write_gif(path, itertools.chain(sample, frames), sample, 1 / fps)
+
+
+def _sign_text(stage: Any, config: Any, signer: _Signer, folder: Path) -> int:
+    [poses] = signer.sign([config.text], [config.language or stage.languages[0]], [0], config.frames)
+    _write(folder / "signing.npz", poses)
+    if config.videos:
+        _film(folder / "signing.gif", config.text, poses, stage.config.fps)
+    print(f"{folder}: {len(poses)} frames of poses{' and a film' if config.videos else ''}")
+    return 0
 
 
 def _sign_split(stage: Any, config: Any, signer: _Signer, folder: Path) -> int:
     """All clips of a split; DTW-MJE, way and time beside the true ones, and both sides' BLEU when translated back."""
     samples = stage.read_split(config.split).samples
-    made = made_folder(folder / "poses")
-    signed, found = list[Sample](), list[dict[str, float]]()
-    clips = stage.dataset(samples)
-    for first in tqdm(range(0, len(samples), config.batch_size), desc="signing", unit="batch"):
+    found, signed, clips = list[dict[str, float]](), list[Sample](), stage.dataset(samples)
+    bar = tqdm(_signed(config, signer, samples), desc="signing", unit="clip", total=len(samples))
+    for number, (sample, generated) in enumerate(bar):
+        # Clips of several corpora may have one name.
+        home = made_folder(folder / "poses" / (sample.corpus if len(stage.corpora) > 1 else ""))
+        path = home / f"{sample.pose_path.stem}.npz"
+        _write(path, generated)
+        signed.append(replace(sample, pose_path=path, size=path.stat().st_size, mtime_ns=path.stat().st_mtime_ns))
+        true = clips[Key(0, number)]
+        found += [signing_scores(generated, pose_vectors(true.parts))] if isinstance(true, Clip) else []
+        if config.videos and number < _FILMED:
+            _film(folder / f"{sample.name}.gif", sample.target, generated, stage.config.fps)
+    found = [one for one in found if one]
+    scores = {name: float(np.mean([one[name] for one in found])) for name in (found[0] if found else ())}
+    if config.translator:
+        sides = {"signed": Samples(signed), "true": samples}
+        scores |= _translated_back(Path(config.translator), stage.root, sides, config.batch_size)
+    (folder / "scores.json").write_text(json.dumps({**scores, "n": len(signed)}, indent=1) + "\n", encoding="utf-8")
+    lines = [f"  {name:<16} {value:.3f}" for name, value in scores.items()]
+    print("\n".join([f"{folder}: poses of {len(signed)} clips", *lines]))
+    return 0
+
+
+def _signed(config: Any, signer: _Signer, samples: Samples) -> Iterator[tuple[Sample, np.ndarray]]:
+    """Each clip with what is generated of its text."""
+    for first in range(0, len(samples), config.batch_size):
         numbers = range(first, min(first + config.batch_size, len(samples)))
         chosen = [samples[number] for number in numbers]
         poses = signer.sign([one.target for one in chosen], [one.language for one in chosen], numbers)
-        for number, sample, generated in zip(numbers, chosen, poses, strict=True):
-            path = made / f"{sample.pose_path.stem}.npz"
-            _write(path, generated)
-            signed.append(replace(sample, pose_path=path, size=path.stat().st_size, mtime_ns=path.stat().st_mtime_ns))
-            true = clips[Key(0, number)]
-            if isinstance(true, Clip):
-                found.append(signing_scores(generated, pose_vectors(true.parts)))
-            if config.videos and number < _FILMED:
-                _film(folder / f"{sample.name}.gif", sample.target, generated, stage.config.fps)
-    scores = {
-        name: float(np.mean([one[name] for one in found if one]))
-        for name in ("dtw_mje", "distance_ratio", "duration_ratio")
-    }
-    if config.translator:
-        scores |= _translated_back(
-            Path(config.translator), stage.root, {"signed": Samples(signed), "true": samples}, config.batch_size
-        )
-    (folder / "scores.json").write_text(json.dumps({**scores, "n": len(signed)}, indent=1) + "\n", encoding="utf-8")
-    print(f"{folder}: poses of {len(signed)} clips")
-    for name, value in scores.items():
-        print(f"  {name:<16} {value:.3f}")
-    return 0
+        yield from zip(chosen, poses, strict=True)
 
 
 def _translated_back(checkpoint: Path, root: Path, sides: dict[str, Samples], batch_size: int) -> dict[str, float]:
