@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uni_sign import config
+from uni_sign.commands.infer_rectified_flow import FlowInferConfig
 from uni_sign.config import TrainConfig, as_plain, build_parser, converted, parse_flags
 from uni_sign.errors import InputError
 from uni_sign.stages.base import load_stage, stage_names
@@ -364,16 +365,28 @@ def test_the_readme_lists_every_flag_and_its_default(kind: Any) -> None:
         assert told.get((field.name, *field.metadata["aliases"])) == told_default(field), field.name
 
 
-def test_the_keypoint_stages_flags_are_listed_with_defaults_and_help() -> None:
+@pytest.mark.parametrize(
+    ("page", "stages"),
+    [("keypoint_pipeline", KEYPOINT_STAGES), ("rectified_flow", ("motion_autoencoder", "rectified_flow"))],
+)
+def test_flags_of_stages_are_listed_with_defaults_and_help(page: str, stages: tuple[str, ...]) -> None:
     told = {}
-    for names, (_, default, stages, help_text) in told_flags(
-        ROOT / "docs/keypoint_pipeline.md", "Flags of these stages"
-    ):
-        told |= {(stage, *names): (default, help_text.replace("`", "")) for stage in re.findall(r"\w+", stages)}
+    for names, (_, default, where, help_text) in told_flags(ROOT / f"docs/{page}.md", "Flags of these stages"):
+        told |= {(stage, *names): (default, help_text.replace("`", "")) for stage in re.findall(r"\w+", where)}
     expected = {
         (stage, field.name, *field.metadata["aliases"]): (told_default(field), field.metadata["help"])
-        for stage in KEYPOINT_STAGES
+        for stage in stages
         for field in dataclasses.fields(load_stage(stage).Config)
+    }
+    assert told == expected
+
+
+def test_flags_of_generating_motion_are_listed_with_defaults_and_help() -> None:
+    rows = told_flags(ROOT / "docs/rectified_flow.md", "Flags of `uni-sign infer rectified_flow`")
+    told = {names: (default, help_text) for names, (_, default, help_text) in rows}
+    expected = {
+        (field.name, *field.metadata["aliases"]): (told_default(field), field.metadata["help"])
+        for field in dataclasses.fields(FlowInferConfig)
     }
     assert told == expected
 

@@ -1,14 +1,19 @@
 """Parts of the talking-face stages whose answer is known by hand: draws, windows, and whose gradient is whose."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from uni_sign.config import parse_flags
+from uni_sign.data.demo.talking_faces import generate_talking_faces
+from uni_sign.data.motion_clips import read_motion_clips
 from uni_sign.data.signs import Key
 from uni_sign.errors import InputError
 from uni_sign.models.motion_autoencoder import AutoencoderSizes
 from uni_sign.models.stylegan_discriminator import discriminator_losses, generator_losses
+from uni_sign.stages._face_findings import face_findings
 from uni_sign.stages._motion_windows import Draws, MotionWindows
 from uni_sign.stages.motion_autoencoder import AutoencoderTraining, MotionAutoencoderConfig, MotionAutoencoderStage
 from uni_sign.stages.rectified_flow import RectifiedFlow, RectifiedFlowConfig
@@ -118,7 +123,36 @@ def test_sizes_that_do_not_go_together_are_refused() -> None:
 
 def test_the_published_sizes_are_the_defaults() -> None:
     (config,) = parse_flags([], RectifiedFlowConfig)
-    sizes = config.sizes(512)
+    sizes = config.speech_sizes(512)
     assert (sizes.frames, sizes.positions, sizes.dim_h, sizes.fmt_depth, sizes.num_heads) == (50, 60, 1024, 8, 8)
     assert (sizes.dim_a, sizes.dim_r, sizes.dim_e, sizes.attention_window, sizes.mlp_ratio) == (512, 512, 7, 2, 4.0)
     assert RectifiedFlow.defaults["lr"] == 1e-4
+
+
+def test_doctor_tells_what_is_in_the_clips(tmp_path: Path) -> None:
+    folder = generate_talking_faces(tmp_path, clips=6, size=16, progress=False)
+    clips = sorted(folder.glob("*/*/*.mp4"))
+    held_out = folder / "test" / clips[5].parent.name
+    held_out.parent.mkdir(exist_ok=True)
+    clips[5].parent.rename(held_out)
+    clips[0].with_suffix(".wav").write_bytes(b"no sound")
+    clips[1].write_bytes(clips[1].read_bytes()[:300])
+    stage = autoencoder_stage("--data_root", str(folder), "--fps", "30")
+    counted, told, broken, *odd = stage.examine()
+    assert (counted.level, told.level, broken.level) == ("pass", "pass", "warn")
+    assert "5 of 6 looked at: 25 frames a second" in told.detail
+    assert "16000 Hz (4)" in told.detail
+    assert "after the picture by +0 frames" in told.detail
+    assert clips[1].name in broken.detail
+    assert sorted(finding.level for finding in odd) == ["warn"] * len(odd)
+    assert any("5 of 6" in finding.detail and "25.00 frames a second, not 30" in finding.detail for finding in odd)
+    assert any("1 of 6" in finding.detail and clips[0].stem in finding.detail for finding in odd)
+
+
+def test_doctor_counts_clips_shorter_than_a_window(tmp_path: Path) -> None:
+    folder = generate_talking_faces(tmp_path, clips=6, size=16, progress=False)
+    clips = read_motion_clips(folder)
+    assert [finding.level for finding in face_findings(clips, 60, 25.0)] == ["pass"]
+    short = face_findings(clips, 500, 25.0)[1:]
+    assert [finding.detail.split(":")[0] for finding in short] == ["6 of 6"]
+    assert "(and 3 more)" in short[0].detail

@@ -16,8 +16,9 @@ from uni_sign.data.motion_clips import MotionClip, read_motion_clips
 from uni_sign.data.signs import Key
 from uni_sign.errors import InputError
 from uni_sign.stages._cached import CacheConfig, Extractor, fill_cache, status
+from uni_sign.stages._face_findings import face_findings
 from uni_sign.stages._held_out_loss import HeldOutLoss
-from uni_sign.stages.base import Datasets
+from uni_sign.stages.base import Datasets, Finding
 
 _SPLITS = {"train": "train", "val": "test"}
 _USUAL_FOLDER = "talking_faces"
@@ -77,6 +78,19 @@ class Faces(HeldOutLoss):
         _ = self.clips, self.settings
         if self.config.check_status:
             raise status(self.cache, self.clips)
+
+    @property
+    def least_frames(self) -> int:
+        """Frames that a clip must have to be of use."""
+        return 2
+
+    def examine(self) -> list[Finding]:
+        """What `check` reads, and what is in the clips."""
+        findings = super().examine()
+        if any(finding.level == "fail" for finding in findings):
+            return findings
+        clips = [clip for own in self.clips.values() for clip in own]
+        return findings + face_findings(clips, self.least_frames, self.config.fps)
 
     def counted(self) -> str:
         """The clips of each part, for a person."""

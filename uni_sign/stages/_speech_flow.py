@@ -129,6 +129,11 @@ class SpeechFlow(Faces):
                 )
 
     @property
+    def least_frames(self) -> int:
+        """Those of a window."""
+        return self.sizes.positions
+
+    @property
     def sizes(self) -> FlowSizes:
         """Those of the network."""
         return FlowSizes(**self.model_config["sizes"])
