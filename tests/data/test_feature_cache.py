@@ -55,7 +55,7 @@ def test_what_was_stored_comes_back(cache: FeatureCache, clips: list[MotionClip]
         loaded = again.load(clip)
         assert {name: value.dtype for name, value in loaded.items()} == {n: v.dtype for n, v in arrays(i).items()}
         assert all(np.array_equal(value, arrays(i)[name]) for name, value in loaded.items())
-    assert "2 of 3 clips" in str(again.status(clips))
+    assert "2 of 3 are there" in str(again.status(clips))
 
 
 def test_what_changed_is_made_anew(cache: FeatureCache, clips: list[MotionClip], tmp_path: Path) -> None:

@@ -150,13 +150,13 @@ def test_a_split_is_scored_and_its_sound_shuffled(trained: Path, tmp_path: Path)
 
 def test_the_cache_is_told_of_filled_in_parts_and_made_anew(trained: Path, tmp_path: Path) -> None:
     flags = f"{SPEECH} --cache_dir {tmp_path / 'cache'}"
-    assert "train: 0 of 4 clips" in train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
-    assert "val: 2 of 2 clips" in train(trained, "rectified_flow", f"{flags} --test_only", tmp_path / "o")
-    assert "train: 0 of 4 clips" in train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
+    assert "train: 0 of 4 are there" in train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
+    assert "val: 2 of 2 are there" in train(trained, "rectified_flow", f"{flags} --test_only", tmp_path / "o")
+    assert "train: 0 of 4 are there" in train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
     said = train(trained, "rectified_flow", f"{flags} --train_only --clear_cache_first", tmp_path / "o", 2)
-    assert "train: 4 of 4 clips" in said
+    assert "train: 4 of 4 are there" in said
     said = train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
-    assert "val: 0 of 2 clips" in said
+    assert "val: 0 of 2 are there" in said
     assert not (tmp_path / "o" / "log.jsonl").exists()
 
 

@@ -137,6 +137,18 @@ def test_the_cache_is_told_of(demo_root: Path, tmp_path: Path, stage: SignFlow) 
         stage_of(demo_root, "--cache_dir", str(stage.config.cache_dir), "--check_status").check()
 
 
+def test_a_torn_entry_is_made_anew_and_said(demo_root: Path, tmp_path: Path) -> None:
+    first = stage_of(demo_root, "--cache_dir", str(tmp_path))
+    first.prepare(ALONE)
+    text = first.texts["train"][2]
+    whole, path = np.array(first.read_text(text)), first.cache.path(text)
+    path.write_bytes(path.read_bytes()[:-3])
+    again = stage_of(demo_root, "--cache_dir", str(tmp_path))
+    again.prepare(ALONE)
+    assert any("1 torn files are made anew" in note and text in note for note in again.notes)
+    np.testing.assert_array_equal(again.read_text(text), whole)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

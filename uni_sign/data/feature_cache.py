@@ -87,12 +87,16 @@ class FeatureCache:
         """Those without a whole entry; what cannot be read is one of them."""
         return [item for item in items if not self._has(item)]
 
+    def torn(self, missing: Sequence[Cached]) -> list[Cached]:
+        """Those of which a part of an entry is left."""
+        return [item for item in missing if item in self._paths and self._paths[item].is_file()]
+
     def store(self, item: Cached, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep an item's arrays, whole or not at all; raises InputError where the folder cannot be written."""
         path = self.path(item)
         partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}")
         whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-        content = save(whole, {"clip": _told(item), "check": _checksum(whole)})
+        content = save(whole, {"clip": told(item), "check": _checksum(whole)})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
@@ -114,19 +118,20 @@ class FeatureCache:
             return _views(path)
         except _DAMAGE:
             raise InputError(
-                f"{path}, made of {_told(item)}, is missing or damaged: run again, with --force_preprocess."
+                f"{path}, made of {told(item)}, is missing or damaged: run again, with --force_preprocess."
             ) from None
 
     def status(self, items: Sequence[Cached]) -> CacheStatus:
         """What there is of these items; it reads all of it."""
         missing = self.missing(items)
-        gone = {_told(item) for item in missing}
+        gone = {told(item) for item in missing}
         left = set(items) - set(missing)
         paths = sorted({self.path(item) for item in left})
         size = sum(self.path(item).stat().st_size for item in left)
         stale = {name for name in map(_clip_of, self._entries()) if name in gone}
-        torn = sum(item in self._paths and self._paths[item].is_file() for item in missing)
-        return CacheStatus(len(left), len(missing), len(stale), size, torn, tuple(filter(_is_spoiled, paths)))
+        return CacheStatus(
+            len(left), len(missing), len(stale), size, len(self.torn(missing)), tuple(filter(_is_spoiled, paths))
+        )
 
     def clear(self) -> None:
         """Delete all entries, those of other settings too, and nothing else."""
@@ -213,7 +218,7 @@ def _arrays(data: np.ndarray, header: Mapping[str, Any]) -> Iterator[tuple[str, 
         yield name, np.frombuffer(data[first:end], dtype).reshape(shape)
 
 
-def _told(item: Cached) -> str:
+def told(item: Cached) -> str:
     """A clip's name, or a text's beginning, as an entry holds it: file names need not be in UTF-8, headers are."""
     return (item[:_SHOWN] if isinstance(item, str) else item.name).encode("utf-8", "backslashreplace").decode()
 

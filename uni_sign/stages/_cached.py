@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from uni_sign.config import flag
-from uni_sign.data.feature_cache import Cached, FeatureCache
+from uni_sign.data.feature_cache import Cached, FeatureCache, told
 from uni_sign.errors import Done, InputError
 
 Extractor = Callable[[Sequence[Any]], list[dict[str, np.ndarray]]]
@@ -40,29 +39,25 @@ def status(cache: FeatureCache, parts: Mapping[str, Sequence[Cached]]) -> Done:
 
 
 def fill_cache(
-    cache: FeatureCache,
-    parts: Mapping[str, Sequence[Cached]],
-    config: CacheConfig,
-    extractor: Callable[[torch.device], Extractor],
-    accelerator: Any,
-    what: str,
-    at_once: int = 1,
+    stage: Any, parts: Mapping[str, Sequence[Cached]], accelerator: Any, what: str, at_once: int = 1
 ) -> list[str]:
     """Collective: what is kept of the items of ``train`` and ``val``, each rank a share of what is missing.
 
-    A second run goes on. ``extractor`` makes the arrays of up to ``at_once`` items, and raises InputError where they
-    cannot be read: the sentences come back. Raises Done after ``--train_only`` or ``--test_only``.
+    A second run goes on. The stage's ``extractor`` makes the arrays of up to ``at_once`` items, and raises InputError
+    where they cannot be read: the sentences come back. Raises Done after ``--train_only`` or ``--test_only``.
     """
+    config, cache = stage.config, stage.cache
     if config.clear_cache_first and accelerator.is_main_process:
         cache.clear()
     accelerator.wait_for_everyone()
     wanted = [name for name, left_out in (("train", config.test_only), ("val", config.train_only)) if not left_out]
     items = list(dict.fromkeys(item for name in wanted for item in parts[name]))
     missing = items if config.force_preprocess else cache.missing(items)
+    if torn := [] if config.force_preprocess else cache.torn(missing):
+        stage.notes.append(f"{cache.folder}: {len(torn)} torn files are made anew, the first of {told(torn[0])}.")
     # Before any rank adds to the cache, so that all of them share out the same.
     accelerator.wait_for_everyone()
-    mine = missing[accelerator.process_index :: accelerator.num_processes]
-    problems = _make(cache, mine, extractor, accelerator, what, at_once)
+    problems = _make(stage, missing[accelerator.process_index :: accelerator.num_processes], accelerator, what, at_once)
     # Gathered, not waited for: what another rank stored is there when this one goes on.
     problems = sorted(gather_object(problems)) if accelerator.num_processes > 1 else problems
     if config.train_only or config.test_only:
@@ -72,18 +67,11 @@ def fill_cache(
     return problems
 
 
-def _make(
-    cache: FeatureCache,
-    items: Sequence[Cached],
-    extractor: Callable[[torch.device], Extractor],
-    accelerator: Any,
-    what: str,
-    at_once: int,
-) -> list[str]:
+def _make(stage: Any, items: Sequence[Cached], accelerator: Any, what: str, at_once: int) -> list[str]:
     """Make and keep what these items lack; returns a sentence for each that cannot be read."""
     if not items:
         return []
-    extract = extractor(accelerator.device)
+    extract: Extractor = stage.extractor(accelerator.device)
     problems = []
     with tqdm(total=len(items), desc=what, disable=not accelerator.is_main_process) as bar:
         for first in range(0, len(items), at_once):
@@ -95,5 +83,5 @@ def _make(
                 problems.append(str(error))
                 continue
             for item, arrays in zip(chosen, made, strict=True):
-                cache.store(item, arrays)
+                stage.cache.store(item, arrays)
     return problems

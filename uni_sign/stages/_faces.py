@@ -98,8 +98,7 @@ class Faces(HeldOutLoss):
 
     def prepare(self, accelerator: Any) -> None:
         """Collective: what is kept of each clip; those that cannot be read are left out, and named."""
-        what = f"clips to {self.name}"
-        self.problems = fill_cache(self.cache, self.clips, self.config, self.extractor, accelerator, what)
+        self.problems = fill_cache(self, self.clips, accelerator, f"clips to {self.name}")
         gone = set(self.cache.missing([clip for own in self.clips.values() for clip in own]))
         self.clips = {name: [clip for clip in own if clip not in gone] for name, own in self.clips.items()}
         for name, own in self.clips.items():

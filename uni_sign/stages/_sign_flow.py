@@ -206,8 +206,7 @@ class SignFlow(HeldOutLoss):
 
     def prepare(self, accelerator: Any) -> None:
         """Collective: the features of all texts, once."""
-        what = "texts to features"
-        self.problems = fill_cache(self.cache, self.texts, self.config, self.extractor, accelerator, what, _TEXTS)
+        self.problems = fill_cache(self, self.texts, accelerator, "texts to features", _TEXTS)
 
     def extractor(self, device: torch.device) -> Extractor:
         """The frozen text encoder at work: pieces (S, width) of texts, half the disk in float16."""
