@@ -85,11 +85,12 @@ class FlowInferConfig:
 
 @dataclass(frozen=True)
 class _Job:
-    """One video to make: the face, whose sound it has, and how it feels."""
+    """One video to make: the face, whose sound it has, and how it feels; ``own``: the sound of the face itself."""
 
     name: str
     face: Path
     sound: Path
+    own: Path
     emotion: str
 
 
@@ -114,11 +115,13 @@ def infer_rectified_flow(name: str, argv: Sequence[str]) -> int:  # noqa: ARG001
         if config.videos:
             pictures = generator.pictures(job.face, motion)
             write_video_with_sound(folder / f"{job.name}.mp4", pictures, stage.config.fps, waveform, RATE)
-            scores.append(pearson(mouth_opening(pictures), loudness(waveform, len(pictures), stage.config.fps)))
+            scores += [_mouth_and_sound(pictures, job.own, stage.config.fps)] if config.split else []
     what = "motion and video" if config.videos else "motion"
     print(f"{folder}: {what} of {len(jobs)} clip{'s' if len(jobs) > 1 else ''}")
-    if scores and config.split:
-        print(f"mouth opening and loudness: Pearson {np.mean(scores):.3f} (mean of {len(scores)} clips)")
+    if scores:
+        heard = "; they heard another clip's" if config.shuffle_audio else ""
+        told = f"Pearson {np.mean(scores):.3f} (mean of {len(scores)} clips{heard})"
+        print(f"mouth opening and loudness of the clip's own sound: {told}")
     return 0
 
 
@@ -143,14 +146,22 @@ def _stage(argv: Sequence[str]) -> tuple[Any, FlowInferConfig]:
 def _jobs(stage: Any, config: FlowInferConfig) -> list[_Job]:
     if not config.split:
         audio = Path(config.audio)
-        return [_Job(audio.stem, Path(config.reference), audio, config.emotion)]
+        return [_Job(audio.stem, Path(config.reference), audio, audio, config.emotion)]
     clips: list[MotionClip] = stage.clips["train" if config.split == "train" else "val"]
     # The next clip's: never a clip's own, wherever there are two.
     heard = [*clips[1:], clips[0]] if config.shuffle_audio else clips
+    sounds = [(other.audio or other.video, clip.audio or clip.video) for clip, other in zip(clips, heard, strict=True)]
     return [
-        _Job(clip.name.replace("/", "_"), clip.video, other.audio or other.video, config.emotion or clip.emotion or "")
-        for clip, other in zip(clips, heard, strict=True)
+        _Job(clip.name.replace("/", "_"), clip.video, sound, own, config.emotion or clip.emotion or "")
+        for clip, (sound, own) in zip(clips, sounds, strict=True)
     ]
+
+
+def _mouth_and_sound(pictures: np.ndarray, own: Path, fps: float) -> float:
+    """How far the mouth goes with the loudness of what that face says, whatever it heard."""
+    waveform = read_audio(own, RATE)
+    frames = min(len(pictures), max(1, round(len(waveform) * fps / RATE)))
+    return pearson(mouth_opening(pictures[:frames]), loudness(waveform, frames, fps))
 
 
 class _Generator:
