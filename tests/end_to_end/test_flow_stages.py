@@ -11,11 +11,13 @@ import pytest
 import torch
 from commands import launcher, logged, losses, shell
 
+from uni_sign.cli import main
 from uni_sign.data.demo.talking_faces import generate_talking_faces
 from uni_sign.data.demo.wav2vec2 import write_wav2vec2
 from uni_sign.data.motion_clips import read_motion_clips
 from uni_sign.models.motion_models import motion_autoencoder, speech_motion
 
+INFER = "infer rectified_flow"
 COMMON = "--data_root clips.jsonl --num_workers 0 --log_steps 1 --epochs 2 --lr 1e-3 --sched constant --dtype fp32"
 FACES = f"{COMMON} --input_size 16 --dim_w 8 --dim_m 4 --channels 8 --pairs_per_clip 2"
 SPEECH = (
@@ -29,10 +31,14 @@ def train(clips: Path, stage: str, flags: str, out: Path, processes: int = 1) ->
     return shell([*words, "--output_dir", str(out)], cwd=clips).stdout
 
 
-def infer(clips: Path, flags: str, status: int = 0) -> str:
-    words = [*launcher("warm"), "-m", "uni_sign", "infer", "rectified_flow", *shlex.split(flags)]
-    done = shell(words, cwd=clips, status=status)
-    return done.stdout + done.stderr
+def here(
+    clips: Path, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int = 0
+) -> str:
+    """A command within this process: where nothing trains, starting would take most of the time."""
+    monkeypatch.chdir(clips)
+    assert main(shlex.split(words)) == status
+    said = capsys.readouterr()
+    return said.out + said.err
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +82,30 @@ def test_what_the_stages_leave_behind(trained: Path) -> None:
         assert (trained / picture).stat().st_size > 1000
 
 
+BOTH = {"rectified_flow": SPEECH, "motion_autoencoder": f"{FACES} --gan_weight 0"}
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Path) -> Path:
+    """Both stages in two steps of whole batches."""
+    for stage, flags in BOTH.items():
+        train(trained, stage, f"{flags} --max_steps 2 --batch_size 4", trained / "whole" / stage)
+    return trained / "whole"
+
+
 @pytest.mark.parametrize(
     "split", ["--batch_size 2", "--batch_size 1 --gradient_accumulation_steps 2", "--zero_stage 3"]
 )
-def test_a_split_batch_gives_the_numbers_of_the_whole(trained: Path, tmp_path: Path, split: str) -> None:
-    for stage, flags in (("rectified_flow", SPEECH), ("motion_autoencoder", f"{FACES} --gan_weight 0")):
-        flags += " --max_steps 2"
-        train(trained, stage, f"{flags} --batch_size 4", tmp_path / stage)
-        train(trained, stage, f"{flags} --batch_size 2 {split}", tmp_path / f"{stage}_split", 2)
-        np.testing.assert_allclose(losses(tmp_path / f"{stage}_split"), losses(tmp_path / stage), rtol=1e-4)
-        scores = (logged(tmp_path / name, "val/loss") for name in (f"{stage}_split", stage))
+def test_a_split_batch_gives_the_numbers_of_the_whole(trained: Path, whole: Path, tmp_path: Path, split: str) -> None:
+    for stage, flags in BOTH.items():
+        train(trained, stage, f"{flags} --max_steps 2 --batch_size 2 {split}", tmp_path / stage, 2)
+        np.testing.assert_allclose(losses(tmp_path / stage), losses(whole / stage), rtol=1e-4)
+        scores = (logged(folder / stage, "val/loss") for folder in (tmp_path, whole))
         np.testing.assert_allclose(next(scores), next(scores), rtol=1e-4)
 
 
 def test_bf16_and_zero_2_on_two_processes(trained: Path, tmp_path: Path) -> None:
-    flags = "--dtype bf16 --zero_stage 2 --batch_size 2 --max_steps 2"
+    flags = "--dtype bf16 --zero_stage 2 --batch_size 2 --max_steps 2 --ema_decay 0.9 --gradient_checkpointing"
     for stage, own in (("motion_autoencoder", FACES), ("rectified_flow", SPEECH)):
         train(trained, stage, f"{own} {flags}", tmp_path / stage, 2)
         assert np.isfinite(losses(tmp_path / stage)).all()
@@ -108,11 +123,13 @@ def test_a_stopped_run_goes_on_exactly(trained: Path, tmp_path: Path) -> None:
         assert logged(stopped, "val/loss") == logged(trained / run, "val/loss")
 
 
-def test_a_video_is_written_the_same_each_time(trained: Path, tmp_path: Path) -> None:
+def test_a_video_is_written_the_same_each_time(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     clip = next(clip for clip in read_motion_clips(trained / "clips.jsonl") if clip.split == "test")
     flags = f"--checkpoint speech/best_checkpoint.pth --audio {clip.audio} --reference {clip.video} --nfe 2"
     for name in ("one", "two"):
-        infer(trained, f"{flags} --output_dir {tmp_path / name}")
+        here(trained, f"{INFER} {flags} --output_dir {tmp_path / name}", monkeypatch, capsys)
     one, two = (np.load(tmp_path / name / f"{clip.video.stem}.npz") for name in ("one", "two"))
     np.testing.assert_array_equal(one["motion"], two["motion"])
     with av.open(str(tmp_path / "one" / f"{clip.video.stem}.mp4")) as container:
@@ -120,59 +137,82 @@ def test_a_video_is_written_the_same_each_time(trained: Path, tmp_path: Path) ->
         assert sum(1 for _ in container.decode(video=0)) == len(one["motion"])
     with av.open(str(clip.video)) as container:
         assert sum(1 for _ in container.decode(video=0)) == len(one["motion"])
-    infer(trained, f"{flags} --output_dir {tmp_path / 'other'} --seed 16 --emotion angry --no-videos")
-    other = np.load(tmp_path / "other" / f"{clip.video.stem}.npz")
-    assert not np.allclose(one["motion"], other["motion"])
+    other = f"{INFER} {flags} --output_dir {tmp_path / 'other'} --seed 16 --emotion angry --no-videos"
+    here(trained, other, monkeypatch, capsys)
+    differs = np.load(tmp_path / "other" / f"{clip.video.stem}.npz")
+    assert not np.allclose(one["motion"], differs["motion"])
     assert not list((tmp_path / "other").glob("*.mp4"))
 
 
-def test_exported_weights_are_those_of_the_published_form(trained: Path, tmp_path: Path) -> None:
-    words = [*launcher("warm"), "-m", "uni_sign", "export", "speech/best_checkpoint.pth", str(tmp_path / "float.pth")]
-    shell(words, cwd=trained)
+def test_exported_weights_are_those_of_the_published_form(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here(trained, f"export speech/best_checkpoint.pth {tmp_path / 'float.pth'}", monkeypatch, capsys)
     flat = torch.load(tmp_path / "float.pth", weights_only=True)
     assert {name.split(".")[0] for name in flat} == {"motion_autoencoder", "audio_encoder", "fmt"}
     sizes = SPEECH.removeprefix(COMMON).replace("faces/best_checkpoint.pth", str(tmp_path / "float.pth"))
     sizes = sizes.replace("--warmup_epochs 0", "")
     flags = f"--split test --data_root clips.jsonl --nfe 2 --no-videos --output_dir {tmp_path}"
-    infer(trained, f"--checkpoint {tmp_path / 'float.pth'} {sizes} {flags}/flat")
-    infer(trained, f"--checkpoint speech/best_checkpoint.pth {flags}/best")
+    here(trained, f"{INFER} --checkpoint {tmp_path / 'float.pth'} {sizes} {flags}/flat", monkeypatch, capsys)
+    here(trained, f"{INFER} --checkpoint speech/best_checkpoint.pth {flags}/best", monkeypatch, capsys)
     for path in sorted((tmp_path / "best").glob("*.npz")):
         np.testing.assert_array_equal(np.load(path)["motion"], np.load(tmp_path / "flat" / path.name)["motion"])
     assert motion_autoencoder(flat, "float.pth").sizes.input_size == 16
 
 
-def test_a_split_is_scored_and_its_sound_shuffled(trained: Path, tmp_path: Path) -> None:
-    flags = f"--checkpoint speech/best_checkpoint.pth --split test --nfe 2 --output_dir {tmp_path}"
-    assert "Pearson" in infer(trained, flags)
-    assert "Pearson" in infer(trained, f"{flags} --shuffle_audio")
+def test_a_split_is_scored_and_its_sound_shuffled(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = f"{INFER} --checkpoint speech/best_checkpoint.pth --split test --nfe 2 --output_dir {tmp_path}"
+    assert "(mean of 2 clips)" in here(trained, flags, monkeypatch, capsys)
+    assert "they heard another clip's" in here(trained, f"{flags} --shuffle_audio", monkeypatch, capsys)
     assert len(list(tmp_path.glob("*.mp4"))) == 2
 
 
-def test_the_cache_is_told_of_filled_in_parts_and_made_anew(trained: Path, tmp_path: Path) -> None:
+def test_the_cache_is_told_of_filled_in_parts_and_made_anew(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = f"{SPEECH} --cache_dir {tmp_path / 'cache'}"
-    assert "train: 0 of 4 are there" in train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
+    status = f"train rectified_flow {flags} --check_status --output_dir {tmp_path / 'o'}"
+    assert "train: 0 of 4 are there" in here(trained, status, monkeypatch, capsys)
     assert "val: 2 of 2 are there" in train(trained, "rectified_flow", f"{flags} --test_only", tmp_path / "o")
-    assert "train: 0 of 4 are there" in train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
+    assert "train: 0 of 4 are there" in here(trained, status, monkeypatch, capsys)
     said = train(trained, "rectified_flow", f"{flags} --train_only --clear_cache_first", tmp_path / "o", 2)
     assert "train: 4 of 4 are there" in said
-    said = train(trained, "rectified_flow", f"{flags} --check_status", tmp_path / "o")
-    assert "val: 0 of 2 are there" in said
+    assert "val: 0 of 2 are there" in here(trained, status, monkeypatch, capsys)
     assert not (tmp_path / "o" / "log.jsonl").exists()
 
 
-def test_wrong_files_are_named(trained: Path, tmp_path: Path) -> None:
-    wrong = [
-        ("rectified_flow", f"{SPEECH} --autoencoder_path nowhere.pth", "nowhere.pth"),
-        ("rectified_flow", f"{SPEECH} --autoencoder_path speech/best_checkpoint.pth", "of the stage rectified_flow"),
-        ("rectified_flow", f"{SPEECH} --wav2vec_model_path nowhere", "No wav2vec2 model in nowhere"),
-        ("rectified_flow", f"{SPEECH} --ckpt_path faces/best_checkpoint.pth", "of the stage motion_autoencoder"),
-        ("rectified_flow", f"{SPEECH} --data_root nowhere", "nowhere"),
-        ("rectified_flow", f"{SPEECH} --wav2vec_sec 20", "no clip for train has the 504 frames"),
-        ("motion_autoencoder", f"{FACES} --vgg_weights faces/best_checkpoint.pth", "is no VGG-19"),
-    ]
-    for stage, flags, said in wrong:
-        words = [*launcher("warm"), "-m", "uni_sign", "train", stage, *shlex.split(flags)]
-        assert said in shell([*words, "--output_dir", str(tmp_path / "o")], cwd=trained, status=2).stderr
-    assert "Give --audio and --reference, or --split" in infer(
-        trained, "--checkpoint speech/best_checkpoint.pth --audio a.wav", status=2
-    )
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (f"rectified_flow {SPEECH} --autoencoder_path nowhere.pth", "nowhere.pth"),
+        (f"rectified_flow {SPEECH} --autoencoder_path speech/best_checkpoint.pth", "of the stage rectified_flow"),
+        (f"rectified_flow {SPEECH} --wav2vec_model_path nowhere", "No wav2vec2 model in nowhere"),
+        (f"rectified_flow {SPEECH} --ckpt_path faces/best_checkpoint.pth", "of the stage motion_autoencoder"),
+        (f"rectified_flow {SPEECH} --data_root nowhere", "nowhere"),
+        (f"motion_autoencoder {FACES} --vgg_weights faces/best_checkpoint.pth", "is no VGG-19"),
+    ],
+)
+def test_wrong_files_are_named(
+    trained: Path, words: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in here(trained, f"train {words} --output_dir o", monkeypatch, capsys, 2)
+
+
+def test_flags_that_say_too_little_or_too_much_are_refused(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = f"{INFER} --checkpoint speech/best_checkpoint.pth"
+    for flags, said in (
+        ("--audio a.wav", "Give --audio and --reference, or --text, or --split"),
+        ("--text hello", "The checkpoint makes faces talk"),
+        ("--split dev", "The checkpoint makes faces talk"),
+    ):
+        assert said in here(trained, f"{checkpoint} {flags}", monkeypatch, capsys, 2)
+
+
+def test_clips_shorter_than_a_window_are_refused(trained: Path, tmp_path: Path) -> None:
+    words = [*launcher("warm"), "-m", "uni_sign", "train", "rectified_flow", *shlex.split(f"{SPEECH} --wav2vec_sec 20")]
+    said = shell([*words, "--output_dir", str(tmp_path / "o")], cwd=trained, status=2).stderr
+    assert "no clip for train has the 504 frames" in said
