@@ -364,3 +364,20 @@ def test_signing_is_sampled_whole_whatever_the_padding() -> None:
         together = sample_clip(model, noise, conditions, (("text", 2.0), ("language", 1.0)), solver)
         expected = sample_clip(model, short, alone, (("text", 2.0), ("language", 1.0)), solver)
         torch.testing.assert_close(together[1:, :7], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_one_clip_is_learnt_by_heart() -> None:
+    torch.manual_seed(0)
+    model = FlowTransformer(FlowSizes(6, 0, 4, 0, 0, 0, 32, 1, 2, attention_window=0))
+    clip = torch.randn(1, 6, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    for _ in range(400):
+        x0, t = torch.randn(16, 6, 4), torch.rand(16)
+        velocity = model(t, interpolate(x0, clip.expand(16, -1, -1), t))
+        optimizer.zero_grad()
+        flow_losses(velocity, velocity_target(x0, clip)).total.mean().backward()
+        optimizer.step()
+        schedule.step()
+    made = sample_clip(model.eval(), item_noise([1, 2], 1, 6, 4)[:, 0], {}, (), Solver())
+    assert (made - clip).abs().max() < 0.06
