@@ -116,6 +116,8 @@ def test_wrong_flags_and_files_are_named(
     ):
         infer(f"--checkpoint {best} --output_dir {tmp_path / 'x'} {flags}", status=2)
         assert said in capsys.readouterr().err
+    assert main(["export", str(best), str(tmp_path / "float.pth")]) == 2
+    assert "signs texts, for which FLOAT's form has no place" in capsys.readouterr().err
     for flags, said in (
         ("--mt5 nowhere", "nowhere"),
         ("--finetune nowhere.pth", "nowhere.pth"),

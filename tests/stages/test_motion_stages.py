@@ -129,6 +129,17 @@ def test_the_published_sizes_are_the_defaults() -> None:
     assert RectifiedFlow.defaults["lr"] == 1e-4
 
 
+def test_scaled_motion_gives_its_coordinates_back() -> None:
+    (config,) = parse_flags([], RectifiedFlowConfig)
+    stage = RectifiedFlow(config, 0)
+    basis = torch.linalg.qr(torch.randn(WIDE, COORDINATES))[0]
+    vars(stage).update(basis=basis, model_config={"motion_scale": 4.0})
+    coordinates = torch.randn(7, COORDINATES)
+    motion = coordinates @ stage.motion_basis.T
+    assert float(motion.norm()) == pytest.approx(4 * float(coordinates.norm()), rel=1e-5)
+    torch.testing.assert_close(motion @ stage.coordinate_basis, coordinates)
+
+
 def test_doctor_tells_what_is_in_the_clips(tmp_path: Path) -> None:
     folder = generate_talking_faces(tmp_path, clips=6, size=16, progress=False)
     clips = sorted(folder.glob("*/*/*.mp4"))

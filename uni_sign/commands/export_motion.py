@@ -29,6 +29,9 @@ def float_weights(content: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     flags, config = content.get("config"), content.get("model_config")
     if not isinstance(flags, Mapping) or not isinstance(config, Mapping):
         raise InputError(f"{source} does not say how it was trained: give a best file of {FLOW}.")
+    if flags.get("motion") == "signing" or config.get("motion_scale") != 1:
+        what = "signs texts" if flags.get("motion") == "signing" else "was trained with --motion_scale"
+        raise InputError(f"{source} {what}, for which FLOAT's form has no place: use the file as it is.")
     try:
         model = speech_motion(config)
     except (ValueError, TypeError) as error:

@@ -181,7 +181,7 @@ class _Generator:
         frames = max(1, round(len(waveform) * fps / RATE))
         heard = self._speech(waveform, frames)
         face = coordinates_of_pictures(self._autoencoder, self._face(job.face)[None])
-        reference = torch.from_numpy(face).to(self._device) @ self.basis.T
+        reference = torch.from_numpy(face).to(self._device) @ self._stage.motion_basis.to(self._device).T
         with precision(config.dtype), torch.no_grad():
             audio = self._model.audio(torch.from_numpy(heard["audio"])[None].to(self._device))
             noise = item_noise([config.seed], -(-frames // sizes.frames), sizes.frames, sizes.dim_w)
@@ -195,7 +195,7 @@ class _Generator:
                 guidance=float_guidance(config.r_cfg_scale, config.a_cfg_scale, config.e_cfg_scale),
                 solver=config.solver(),
             )
-        coordinates: np.ndarray = (found[0].float() @ self.basis).cpu().numpy()
+        coordinates: np.ndarray = (found[0].float().cpu() @ self._stage.coordinate_basis).numpy()
         return coordinates, waveform
 
     def _emotion(self, job: _Job, heard: Mapping[str, np.ndarray]) -> Tensor:

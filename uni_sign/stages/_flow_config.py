@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from uni_sign.config import at_least, between, flag
+from uni_sign.config import above, at_least, between, flag
 from uni_sign.models.audio_encoder import EMOTIONS
 from uni_sign.models.flow_transformer import FlowSizes
 from uni_sign.models.rectified_flow import LossKind, TimeKind
@@ -58,6 +58,9 @@ class SpeechFlowConfig(FacesConfig):
     wav2vec_sec: float = flag(2.0, "seconds of a clip that are made at once", check=at_least(0.04))
     num_prev_frames: int = flag(10, "frames before them that are told", check=at_least(0))
     dim_a: int = flag(512, "width of a frame's sound", check=at_least(1))
+    motion_scale: float = flag(
+        1.0, "motion is multiplied by it, to be as large as the noise; 1: as FLOAT's autoencoder has it", check=above(0)
+    )
     prev_weight: float = flag(0.0, "weight of giving back the previous frames", check=at_least(0))
     reference_frame: ReferenceFrame = flag("random", "which frame of a clip is its reference in training")
     audio_dropout_prob: float = flag(0.1, "share of items that lose the sound", check=between(0, 1))

@@ -100,7 +100,10 @@ class SpeechFlow(Faces):
         config = self.config
         speech = read_wav2vec2_config(config.wav2vec_model_path, "wav2vec2 model", _SPEECH_ADVICE)
         width = feature_width(speech, config.only_last_features)
-        told = {"sizes": asdict(config.speech_sizes(len(self.basis))), "audio_width": width, "fps": config.fps}
+        told = {
+            **{"sizes": asdict(config.speech_sizes(len(self.basis))), "audio_width": width, "fps": config.fps},
+            "motion_scale": config.motion_scale,
+        }
         known = model_config_of(self.trained, self.name, config.finetune) if self.trained is not None else None
         if known is None:
             return told
@@ -121,12 +124,27 @@ class SpeechFlow(Faces):
                 f"{source} makes motion of {sizes.dim_w} values, --autoencoder_path {self.config.autoencoder_path} of "
                 f"{len(self.basis)}: give the one that it was trained on."
             )
+        scale = known.get("motion_scale")
+        if not isinstance(scale, float) or not 0 < scale < float("inf"):
+            raise InputError(f"{source} does not say how its motion is scaled: train it anew.")
         for name, what in (("audio_width", "features of another width"), ("fps", "another rate")):
             if known.get(name) != told[name]:
                 raise InputError(
                     f"{source} was trained on {what}, {known.get(name)} and not {told[name]}: give its own "
                     "--wav2vec_model_path, --only_last_features and --fps."
                 )
+
+    @property
+    def motion_basis(self) -> Tensor:
+        """What makes motion, as the flow has it, of coordinates: (dim_w, dim_m)."""
+        scaled: Tensor = self.basis * self.model_config["motion_scale"]
+        return scaled
+
+    @property
+    def coordinate_basis(self) -> Tensor:
+        """What gives the coordinates of such motion: (dim_w, dim_m)."""
+        scaled: Tensor = self.basis / self.model_config["motion_scale"]
+        return scaled
 
     @property
     def least_frames(self) -> int:
@@ -193,7 +211,7 @@ class SpeechFlow(Faces):
             return {"emotion": label, **self.cache.load(clips[number])}
 
         names = [clip.name for clip in clips]
-        return MotionWindows(read, names, lengths, self.basis, sizes.frames, sizes.num_prev_frames, draws)
+        return MotionWindows(read, names, lengths, self.motion_basis, sizes.frames, sizes.num_prev_frames, draws)
 
     def largest_batch(self, items: int, frames: int) -> Batch:  # noqa: ARG002 - all alike
         """Windows without a content: features need not be there yet."""
@@ -204,7 +222,7 @@ class SpeechFlow(Faces):
             "audio": np.zeros((sizes.positions, width), np.float16),
             "emotion": np.zeros(sizes.dim_e, np.float32),
         }
-        shape = (self.basis, sizes.frames, sizes.num_prev_frames, Draws(dict.fromkeys(("wa", "wr", "we"), 0.0)))
+        shape = (self.motion_basis, sizes.frames, sizes.num_prev_frames, Draws(dict.fromkeys(("wa", "wr", "we"), 0.0)))
         windows = MotionWindows(lambda _: blank, [""], [sizes.positions], *shape)
         return self.collate([windows[Key(0, 0)] for _ in range(items)])
 
@@ -267,7 +285,7 @@ class SpeechFlow(Faces):
             errors = (
                 self._losses(velocity, target, motion[:, :before]).total,
                 span_errors(velocity, target, basis),
-                lambda_errors(estimated_data(x_t, now, t), x1, basis),
+                lambda_errors(estimated_data(x_t, now, t), x1, self.coordinate_basis.to(x1)),
             )
             for name, error in zip(_SCORES, errors, strict=True):
                 found[name] += error / _TIMES
@@ -293,7 +311,8 @@ class SpeechFlow(Faces):
         if not step or (self.evaluations - 1) % step or not chosen:
             return
         told = {name: value[chosen] for name, value in conditions.items()}
-        motion, basis = sample_clip(model, noise[chosen], told, float_guidance(), Solver()), self.basis.to(x1)
+        motion = sample_clip(model, noise[chosen], told, float_guidance(), Solver())
+        basis = self.coordinate_basis.to(x1)
         for place, sampled in zip(chosen, motion, strict=True):
             rows[place]["true"] = (x1[place].float() @ basis).cpu().numpy()
             rows[place]["sampled"] = (sampled @ basis).cpu().numpy()
