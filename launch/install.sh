@@ -11,9 +11,9 @@ STAMP="$VIRTUAL_ENV/.uni_sign_$(sha256sum pyproject.toml | cut -c1-16)"
 # Looked up, not imported: importing takes seconds at every start, on every machine.
 FOUND='from importlib.util import find_spec; exit(not all(map(find_spec, ("uni_sign", "torch", "deepspeed"))))'
 if [ ! -e "$STAMP" ] || ! python -c "$FOUND"; then
-    # torch first and by itself, so that nothing else chooses its build.
-    python -c 'import torch' 2>/dev/null || pip install --quiet torch==2.13.0
-    pip install --quiet --editable '.[test]'
+    # torch first and by itself, so that nothing else chooses its build. What is never imported needs no compiling.
+    python -c 'import torch' 2>/dev/null || pip install --quiet --no-compile torch==2.13.0
+    pip install --quiet --no-compile --editable '.[test]'
     touch "$STAMP"
 fi
 # Processes of the Demo runs: two, where there are two GPUs, or no GPU and two cores.

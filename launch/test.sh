@@ -3,5 +3,10 @@
 source "$(dirname "$0")/install.sh"
 ruff check .
 ruff format --check .
-mypy
-python -m pytest "$@"
+# On one core, beside the tests, which end long after it.
+mypy &
+TYPES=$!
+TESTS=0
+python -m pytest "$@" || TESTS=$?
+wait "$TYPES"
+exit "$TESTS"

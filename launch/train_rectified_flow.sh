@@ -24,8 +24,11 @@ if [ -z "$DATA" ]; then
 fi
 train() { deepspeed --num_gpus "$PROCESSES" --module uni_sign train "$@"; }
 if [ -z "$AUTOENCODER" ]; then
-    train motion_autoencoder "${FACES[@]}" --output_dir "$OUT/motion_autoencoder" --resume auto
     AUTOENCODER=$OUT/motion_autoencoder/best_checkpoint.pth
+    # Who asks what there is waits for no training.
+    if [[ " $* " != *" --check"[_-]"status "* ]]; then
+        train motion_autoencoder "${FACES[@]}" --output_dir "$OUT/motion_autoencoder" --resume auto
+    fi
 fi
 train rectified_flow "${SPEECH[@]}" --resume auto "$@" --autoencoder_path "$AUTOENCODER" --output_dir "$OUT"
 if [ -e "$OUT/best_checkpoint.pth" ]; then

@@ -13,13 +13,15 @@ from commands import BIN, ROOT, SMALL, Run, launcher
 from processes import PATIENCE, Training, losses_by_step
 
 LONG = ("--use_descriptions", "--epochs", "16", "--eval_epochs", "8", "--save_total_limit", "1")
+# As many steps of half the clips, with half the checkpoints.
+SMALL_STEPS = (*LONG, "--zero_stage", "2", "--batch_size", "1", "--epochs", "8")
 
 
 @pytest.fixture(scope="module")
 def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run of two processes."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    run(launcher("warm", 2), *LONG, "--zero_stage", "2", "--batch_size", "2", output_dir=out)
+    run(launcher("warm", 2), *SMALL_STEPS, output_dir=out)
     return out
 
 
@@ -37,7 +39,7 @@ def test_a_stopped_launcher_saves_and_goes_on_exactly(
     name: str, number: int, whole: Path, run: Run, corpus: Path, tmp_path: Path
 ) -> None:
     """However the launcher ends, its processes save at one step, end, and another run goes on from there."""
-    out, flags = tmp_path / "run", (*LONG, "--zero_stage", "2", "--batch_size", "2")
+    out, flags = tmp_path / "run", SMALL_STEPS
     with Training(launcher(name, 2), *flags, output_dir=out, cwd=corpus) as training:
         training.wait_until(lambda: training.steps() >= 5)
         os.kill(training.process.pid, number)

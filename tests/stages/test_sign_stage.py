@@ -139,6 +139,22 @@ def test_the_cache_is_told_of(demo_root: Path, tmp_path: Path, stage: SignFlow) 
         stage_of(demo_root, "--cache_dir", str(stage.config.cache_dir), "--check_status").check()
 
 
+def test_sizes_are_those_of_the_weights_and_that_is_said(demo_root: Path, tmp_path: Path, stage: SignFlow) -> None:
+    best = {**stage.checkpoint_extras(), "model": stage.build_model().state_dict()}
+    torch.save(best, tmp_path / "best.pth")
+    same = stage_of(demo_root, "--finetune", str(tmp_path / "best.pth"))
+    assert same.model_config == stage.model_config
+    assert not same.notes
+    torch.testing.assert_close(same.scale.deviation, stage.scale.deviation)
+    for flags in (("--dim_h", "8"), ("--max_length", "20")):
+        other = stage_of(demo_root, "--finetune", str(tmp_path / "best.pth"), *flags)
+        assert other.sizes == stage.sizes
+        assert "Its sizes are those of --finetune" in other.notes[0]
+    torch.save({**best, "pose_scale": torch.zeros(2, 207)}, tmp_path / "best.pth")
+    with pytest.raises(InputError, match="does not say how its poses are scaled"):
+        _ = stage_of(demo_root, "--finetune", str(tmp_path / "best.pth")).scale
+
+
 def test_a_torn_entry_is_made_anew_and_said(demo_root: Path, tmp_path: Path) -> None:
     first = stage_of(demo_root, "--cache_dir", str(tmp_path))
     first.prepare(ALONE)

@@ -151,6 +151,9 @@ class SignFlow(HeldOutLoss):
                 "give its own by --mt5."
             )
         assert known is not None
+        told = self.config.signing_sizes(sizes.frames, width, len(known["languages"]))
+        if self.config.max_length not in (0, sizes.frames) or told != sizes:
+            self.notes.append(f"Its sizes are those of --finetune, not of flags or defaults: {known['sizes']}.")
         return known
 
     @property
