@@ -24,6 +24,7 @@ from uni_sign.errors import InputError
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Processes start apart: importing on a busy machine takes its time.
 _LEAST_TIMEOUT = 60.0
+_LEFT: list[Any] = []
 _PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
 
 
@@ -122,6 +123,18 @@ def deepspeed_config(config: TrainConfig, cuda: bool) -> dict[str, Any]:
     settings["bf16"]["enabled"] = config.dtype == "bf16"
     settings["fp16"]["enabled"] = config.dtype == "fp16"
     return settings
+
+
+def leave_group() -> None:
+    """End the communication of a run; its group is kept until the process ends.
+
+    Gloo's threads are joined where the last reference to a group goes. Were that a wrapped model's, it would be with
+    the interpreter locked, while such a thread may still want the interpreter to free a tensor that was gathered last:
+    both would wait for ever, with all done.
+    """
+    if torch.distributed.is_initialized():
+        _LEFT.append(torch.distributed.group.WORLD)
+        torch.distributed.destroy_process_group()
 
 
 def _fill_rendezvous() -> None:

@@ -5,13 +5,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from uni_sign.config import TrainConfig
 from uni_sign.engine.data_loading import end_data_loading
 from uni_sign.engine.evaluation import keep_best, score_held_out
 from uni_sign.engine.failures import named_failures
-from uni_sign.engine.launch import check_launch, make_accelerator, process_count, with_accumulation
+from uni_sign.engine.launch import check_launch, leave_group, make_accelerator, process_count, with_accumulation
 from uni_sign.engine.meter import Meter
 from uni_sign.engine.run import Run, check_output_dir, prepare
 from uni_sign.engine.step import optimizer_step
@@ -37,8 +35,7 @@ def run_stage(stage: Stage, config: TrainConfig, plain: dict[str, Any]) -> dict[
             return score_held_out(run)
         finally:
             tracker.close()
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
+            leave_group()
 
 
 def train(run: Run) -> None:
