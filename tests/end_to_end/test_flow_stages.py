@@ -104,6 +104,15 @@ def test_a_split_batch_gives_the_numbers_of_the_whole(trained: Path, whole: Path
         np.testing.assert_allclose(next(scores), next(scores), rtol=1e-4)
 
 
+def test_a_rank_that_has_none_of_the_sampled_windows_samples_with_the_other(trained: Path, tmp_path: Path) -> None:
+    flags = f"{SPEECH} --wav2vec_sec 0.4 --batch_size 8 --max_steps 1"
+    train(trained, "rectified_flow", f"{flags} --gradient_accumulation_steps 2", tmp_path / "one")
+    train(trained, "rectified_flow", f"{flags} --zero_stage 3", tmp_path / "two", 2)
+    one, two = (logged(tmp_path / name, "val/sampled_correlation") for name in ("one", "two"))
+    np.testing.assert_allclose(two, one, rtol=1e-3)
+    assert len(one) == 1
+
+
 def test_bf16_and_zero_2_on_two_processes(trained: Path, tmp_path: Path) -> None:
     flags = "--dtype bf16 --zero_stage 2 --batch_size 2 --max_steps 2 --ema_decay 0.9 --gradient_checkpointing"
     for stage, own in (("motion_autoencoder", FACES), ("rectified_flow", f"{SPEECH} --motion_scale 3")):

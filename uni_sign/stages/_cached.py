@@ -57,9 +57,18 @@ def fill_cache(
         stage.notes.append(f"{cache.folder}: {len(torn)} torn files are made anew, the first of {told(torn[0])}.")
     # Before any rank adds to the cache, so that all of them share out the same.
     accelerator.wait_for_everyone()
-    problems = _make(stage, missing[accelerator.process_index :: accelerator.num_processes], accelerator, what, at_once)
-    # Gathered, not waited for: what another rank stored is there when this one goes on.
-    problems = sorted(gather_object(problems)) if accelerator.num_processes > 1 else problems
+    problems, failures = list[str](), list[str]()
+    try:
+        share = missing[accelerator.process_index :: accelerator.num_processes]
+        problems = _make(stage, share, accelerator, what, at_once)
+    except InputError as error:
+        failures.append(str(error))
+    # Gathered, not waited for: what another rank stored is there when this one goes on. And all stop together: a rank
+    # that stopped alone would keep the others waiting.
+    if accelerator.num_processes > 1:
+        problems, failures = sorted(gather_object(problems)), gather_object(failures)
+    if failures:
+        raise InputError(failures[0])
     if config.train_only or config.test_only:
         raise Done("\n".join([*problems, f"{', '.join(wanted)}: {cache.status(items)}"]))
     if len(cache.missing(items)) > len(problems) * at_once:

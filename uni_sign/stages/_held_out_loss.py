@@ -104,3 +104,12 @@ class HeldOutLoss(ABC):
     def plain_flags(self) -> dict[str, Any]:
         """The stage's flags as they go into a best file."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self.config).items()}
+
+
+def on_any_rank(mine: bool) -> bool:
+    """Collective: whether it is true on any rank.
+
+    A model is asked on all ranks or on none: under ZeRO-3 its weights come together from all of them, and one that
+    asks alone waits for ever.
+    """
+    return any(gather_object([mine]))

@@ -44,7 +44,7 @@ from uni_sign.models.weights import load_checkpoint, unwrap
 from uni_sign.stages._cached import Extractor, fill_cache, status
 from uni_sign.stages._flow_config import RectifiedFlowConfig
 from uni_sign.stages._frame_counts import frames_by_split
-from uni_sign.stages._held_out_loss import HeldOutLoss
+from uni_sign.stages._held_out_loss import HeldOutLoss, on_any_rank
 from uni_sign.stages._sign_items import SignDraws, SignItems, blank_item, collate_signs
 from uni_sign.stages.base import Batch, BestFile, Datasets, Evaluation, to_device
 
@@ -358,11 +358,12 @@ class SignFlow(HeldOutLoss):
         """Put true and sampled poses into the rows of the first clips, where that is due."""
         step = self.config.sample_step
         chosen = [place for place, row in enumerate(rows) if 0 <= row["index"] < _SAMPLED]
-        if not step or (self.evaluations - 1) % step or not chosen:
+        if not step or (self.evaluations - 1) % step or not on_any_rank(bool(chosen)):
             return
-        told = {name: value[chosen] for name, value in _conditions(batch).items() if name != "frame_mask"}
-        sampled = self.sampled(model, noise[chosen], told, Solver(), GUIDANCE)
-        for place, poses in zip(chosen, sampled, strict=True):
+        asked = chosen or [0]
+        told = {name: value[asked] for name, value in _conditions(batch).items() if name != "frame_mask"}
+        sampled = self.sampled(model, noise[asked], told, Solver(), GUIDANCE)
+        for place, poses in zip(chosen, sampled, strict=False):
             true = self.scale.poses(batch["poses"][place][batch["frame_mask"][place]])
             rows[place] |= {"true": true.cpu().numpy(), "sampled": poses}
 

@@ -43,6 +43,7 @@ from uni_sign.models.wav2vec2 import feature_width, read_wav2vec2_config
 from uni_sign.models.weights import fingerprint, unwrap
 from uni_sign.stages._cached import Extractor
 from uni_sign.stages._faces import Faces
+from uni_sign.stages._held_out_loss import on_any_rank
 from uni_sign.stages._motion_windows import Draws, Features, MotionWindows
 from uni_sign.stages._speech_features import Hearing, SpeechFeatures, clip_features
 from uni_sign.stages.base import Batch, BestFile, Evaluation
@@ -308,12 +309,13 @@ class SpeechFlow(Faces):
         """Put true and sampled coordinates into the rows of the first windows, where that is due."""
         step = self.config.sample_step
         chosen = [place for place, row in enumerate(rows) if 0 <= row["index"] < _SAMPLED]
-        if not step or (self.evaluations - 1) % step or not chosen:
+        if not step or (self.evaluations - 1) % step or not on_any_rank(bool(chosen)):
             return
-        told = {name: value[chosen] for name, value in conditions.items()}
-        motion = sample_clip(model, noise[chosen], told, float_guidance(), Solver())
+        asked = chosen or [0]
+        told = {name: value[asked] for name, value in conditions.items()}
+        motion = sample_clip(model, noise[asked], told, float_guidance(), Solver())
         basis = self.coordinate_basis.to(x1)
-        for place, sampled in zip(chosen, motion, strict=True):
+        for place, sampled in zip(chosen, motion, strict=False):
             rows[place]["true"] = (x1[place].float() @ basis).cpu().numpy()
             rows[place]["sampled"] = (sampled @ basis).cpu().numpy()
 
