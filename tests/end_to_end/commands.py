@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import random
 import shlex
 import shutil
 import socket
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -28,10 +30,16 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on now, and none of those that the system gives to whoever asks for any.
+
+    Another run, whose connections have such ports, could take one of these before rank 0 listens on it: rank 0 would
+    end, and rank 1 wait for it.
+    """
+    while True:
+        port = random.SystemRandom().randrange(12000, 32000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def launcher(name: str, processes: int = 1) -> list[str]:
