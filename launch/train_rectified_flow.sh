@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Speech to a talking face: motion autoencoder, rectified flow, videos of the held-out clips. A second run goes on.
-# All flags are those of `uni-sign train rectified_flow`; without --data-root it is the embedded demo set, at small size.
+# All flags are those of `uni-sign train rectified_flow`; without --data-root it is the embedded demo set, and without
+# --config, or with --config small, a small model.
 source "$(dirname "$0")/install.sh"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( CORES / PROCESSES ))}
 value() {  # of a flag among the words that follow its name, however it is spelled
@@ -16,12 +17,13 @@ value() {  # of a flag among the words that follow its name, however it is spell
 }
 OUT=$(value output_dir "$@"); OUT=${OUT:-out/rectified_flow}
 AUTOENCODER=$(value autoencoder_path "$@")
-DATA=$(value data_root "$@"); FACES=(--data_root "$DATA"); SPEECH=()
-if [ -z "$DATA" ]; then
-    uni-sign demo-data --talking_faces
-    FACES=(--config configs/motion_autoencoder_small.json --batch_size $(( 8 / PROCESSES )))
-    SPEECH=(--config configs/rectified_flow_small.json --batch_size $(( 16 / PROCESSES )))
+DATA=$(value data_root "$@"); FACES=(); SPEECH=()
+if [ -z "$DATA" ] || [ "$(value config "$@")$(value config_file "$@")" = small ]; then
+    uni-sign demo-data --talking_faces  # the faces, and the speech model that small flows hear with
+    FACES=(--config small --batch_size $(( 8 / PROCESSES )))
+    SPEECH=(--config small --batch_size $(( 16 / PROCESSES )))
 fi
+[ -z "$DATA" ] || FACES+=(--data_root "$DATA")
 train() { deepspeed --num_gpus "$PROCESSES" --module uni_sign train "$@"; }
 if [ -z "$AUTOENCODER" ]; then
     AUTOENCODER=$OUT/motion_autoencoder/best_checkpoint.pth
