@@ -29,7 +29,6 @@ from uni_sign.models.motion_models import FLOW, model_config_of
 from uni_sign.models.mt5 import load_text_stack, read_config
 from uni_sign.models.rectified_flow import Solver, interpolate, item_noise, sample_clip, stratified_times
 from uni_sign.models.signing_flow import (
-    AXES,
     POSE_VALUES,
     PoseScale,
     SigningLosses,
@@ -52,13 +51,11 @@ _TIMES = 4  # of a validated clip
 _SAMPLED = 8  # clips whose signing is sampled
 _MEASURED = 256  # clips whose poses tell the scale
 _LEAST_DEVIATION = 1e-3
-# How sure an estimator was no text tells: scaled to less than noise, scores take less of the loss, and of the learning.
-_SCORES_ARE_CHANCE = 4.0
 _TEXTS = 64  # that go through the text encoder at once
 _SPLITS = {"train": "train", "val": "dev"}
 _SCORES = ("loss", "flow_loss", "velocity_loss", "reconstruction", "bone", "length")
 _SEEN = 0.3  # scores above count as seen, as everywhere
-GUIDANCE = 2.0
+GUIDANCE = 1.5
 
 
 class SignFlow(HeldOutLoss):
@@ -208,7 +205,6 @@ class SignFlow(HeldOutLoss):
             )
         values = np.concatenate([pose_vectors(clip.parts) for clip in clips])
         mean, deviation = values.mean(axis=0), np.maximum(values.std(axis=0), _LEAST_DEVIATION)
-        deviation[2::AXES] *= _SCORES_ARE_CHANCE
         return PoseScale(torch.from_numpy(mean), torch.from_numpy(deviation))
 
     def prepare(self, accelerator: Any) -> None:
