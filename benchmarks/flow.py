@@ -51,9 +51,10 @@ def main() -> None:
     print_sampling()
 
 
-def seconds(call: Callable[[], Any], repeats: int = REPEATS) -> float:
-    """Median time of a call, after one that is not counted."""
-    call()
+def seconds(call: Callable[[], Any], repeats: int = REPEATS, warm: bool = False) -> float:
+    """Median time of a call, after one that is not counted, unless what is timed is ``warm`` already."""
+    if not warm:
+        call()
     taken = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -126,14 +127,15 @@ def print_sampling() -> None:
         "prev_wa": torch.randn(1, sizes.num_prev_frames, sizes.dim_a),
     }
     noise = item_noise([0], 1, sizes.frames, sizes.dim_w)[:, 0]
+    sample_clip(network, noise, told, float_guidance(), Solver("euler", 1))  # one evaluation warms all of them
     print("| sampling, evaluations | euler, frames/s | midpoint, frames/s |\n|---|---|---|")
     for count in EVALUATIONS:
         paces = []
         for method in METHODS:
             sampled = partial(sample_clip, network, noise, told, float_guidance(), Solver(method, count))
-            taken = seconds(sampled, 1)
+            taken = seconds(sampled, 1, warm=True)
             paces.append(sizes.frames / taken)
-        print(f"| {count} | {paces[0]:.1f} | {paces[1]:.1f} |")
+        print(f"| {count} | {paces[0]:.1f} | {paces[1]:.1f} |", flush=True)
 
 
 if __name__ == "__main__":
