@@ -1,5 +1,6 @@
 """Text to signing: draws, batches, and flags of the other kind of motion."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,9 +150,19 @@ def test_sizes_are_those_of_the_weights_and_that_is_said(demo_root: Path, tmp_pa
         other = stage_of(demo_root, "--finetune", str(tmp_path / "best.pth"), *flags)
         assert other.sizes == stage.sizes
         assert "Its sizes are those of --finetune" in other.notes[0]
-    torch.save({**best, "pose_scale": torch.zeros(2, 207)}, tmp_path / "best.pth")
-    with pytest.raises(InputError, match="does not say how its poses are scaled"):
-        _ = stage_of(demo_root, "--finetune", str(tmp_path / "best.pth")).scale
+    for scale in (torch.zeros(2, 207), torch.full((2, 207), float("inf")), torch.ones(2, 9)):
+        torch.save({**best, "pose_scale": scale}, tmp_path / "best.pth")
+        with pytest.raises(InputError, match="does not say how its poses are scaled"):
+            _ = stage_of(demo_root, "--finetune", str(tmp_path / "best.pth")).scale
+
+
+def test_a_corpus_of_broken_poses_is_refused_with_the_first_problem(demo_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(demo_root, root)
+    for path in (root / "dataset" / "Demo" / "pose_format").glob("train-*"):
+        path.write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"None of 12 training clips can be read; the first: .*train-00000"):
+        _ = stage_of(root).scale
 
 
 def test_a_torn_entry_is_made_anew_and_said(demo_root: Path, tmp_path: Path) -> None:

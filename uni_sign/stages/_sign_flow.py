@@ -19,7 +19,7 @@ from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.sampled_bytes import folder_digest
 from uni_sign.data.samples import Samples
 from uni_sign.data.shards import Shards, open_shards
-from uni_sign.data.signs import MAX_TEXT_TOKENS, Clip, ClipSettings, Key, SignDataset
+from uni_sign.data.signs import MAX_TEXT_TOKENS, Clip, ClipSettings, Key, SignDataset, Unusable
 from uni_sign.data.splits import Split
 from uni_sign.data.tokenizer import Tokenizer
 from uni_sign.errors import InputError
@@ -193,16 +193,20 @@ class SignFlow(HeldOutLoss):
         """That of ``--finetune``, or of training clips spread evenly."""
         if self.trained is not None:
             known = self.trained.get("pose_scale")
-            if not isinstance(known, Tensor) or known.shape != (2, POSE_VALUES) or not (known[1] > 0).all():
+            if (
+                not isinstance(known, Tensor)
+                or known.shape != (2, POSE_VALUES)
+                or not (known.isfinite().all() and (known[1] > 0).all())
+            ):
                 raise InputError(f"{self.config.finetune} does not say how its poses are scaled: train it anew.")
             return PoseScale(*known.float())
         dataset = self.dataset(self.parts["train"].samples)
         spread = np.unique(np.linspace(0, len(dataset) - 1, min(_MEASURED, len(dataset))).round().astype(int))
-        clips = [clip for index in spread if isinstance(clip := dataset[Key(0, int(index))], Clip)]
+        read = [dataset[Key(0, int(index))] for index in spread]
+        clips = [clip for clip in read if isinstance(clip, Clip)]
         if not clips:
-            raise InputError(
-                f"None of {len(spread)} training clips can be read, the first of them: {dataset[Key(0, 0)]}"
-            )
+            problem = next(clip.problem for clip in read if isinstance(clip, Unusable))
+            raise InputError(f"None of {len(spread)} training clips can be read; the first: {problem}")
         values = np.concatenate([pose_vectors(clip.parts) for clip in clips])
         mean, deviation = values.mean(axis=0), np.maximum(values.std(axis=0), _LEAST_DEVIATION)
         return PoseScale(torch.from_numpy(mean), torch.from_numpy(deviation))
