@@ -42,6 +42,17 @@ def test_other_rates_and_channels_are_converted(tmp_path: Path, channels: int) -
     assert audio_facts(path) == AudioFacts(44_100, 1.0)
 
 
+@pytest.mark.parametrize("channels", [9, 16, 64])
+def test_many_channels_are_all_heard(tmp_path: Path, channels: int) -> None:
+    """The one that sounds is the last, beyond the eight whose places a planar frame keeps in itself."""
+    waveform = np.zeros((RATE, channels))
+    waveform[:, -1] = tone()
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((channels, 2, RATE, RATE, "NONE", ""))
+        file.writeframes((waveform * 32767).round().astype("<i2").tobytes())
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), tone() / channels, atol=1e-4)
+
+
 def write_video(path: Path, waveform: np.ndarray | None = None, *, late: float = 0.0, first: float = 0.0) -> Path:
     """A second of pictures from ``first`` s on, and sound that begins ``late`` s after them."""
     with av.open(str(path), "w") as container:

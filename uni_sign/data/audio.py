@@ -42,8 +42,9 @@ def read_audio(path: Path, rate: int = RATE) -> np.ndarray:
     """
     with _opened(path) as container:
         stream = _track(path, container)
-        # Not its own mono, which is louder than either of two channels.
-        resampler = av.AudioResampler(format="fltp", rate=rate)
+        # Not its own mono, which is louder than either of two channels; and packed: PyAV reads of a planar frame's
+        # channels only the first eight where they are, and what lies behind them for all others.
+        resampler = av.AudioResampler(format="flt", rate=rate)
         parts: list[np.ndarray] = []
         samples = late = 0
         try:
@@ -51,7 +52,7 @@ def read_audio(path: Path, rate: int = RATE) -> np.ndarray:
                 if frame is not None and not parts:
                     late = round(_late(container, frame) * rate)
                 for part in resampler.resample(frame):
-                    parts.append(part.to_ndarray().mean(axis=0))
+                    parts.append(part.to_ndarray().reshape(part.samples, -1).mean(axis=1))
                     samples += len(parts[-1])
                 if samples + max(0, late) > MAX_SECONDS * rate:
                     raise InputError(f"{path} holds more than {MAX_SECONDS // 3600} hours of sound: split it.")
