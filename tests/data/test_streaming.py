@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import time
@@ -17,6 +18,7 @@ from test_shards import SETTINGS, TOKENIZER, every_kind, prepared, write
 
 from uni_sign.data import streaming
 from uni_sign.data.shard_index import NAME, parse_index, write_index
+from uni_sign.data.shard_writer import remove_leftovers
 from uni_sign.data.shards import UNREADABLE, Shards
 from uni_sign.data.signs import Key, SignDataset
 from uni_sign.data.streaming import ReadAhead, Stream
@@ -47,6 +49,15 @@ def assert_same(streamed: Shards, shards: Shards, samples: list[Any]) -> None:
         assert streamed.starts[row] == shards.starts[other]
     assert streamed.problems(samples) == shards.problems(samples)
     assert streamed.states() == {sample.pose_path.name: (sample.size, sample.mtime_ns) for sample in samples}
+
+
+def test_another_share_that_ends_too_lets_the_index_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, shards, samples = folder_of(tmp_path)
+    (folder / NAME).unlink()
+    monkeypatch.setattr(os, "fsync", lambda _: remove_leftovers(folder))
+    write_index(folder)
+    assert sum(map(len, (rows["name"] for rows in parse_index((folder / NAME).read_bytes(), NAME).rows))) == len(shards)
+    assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("spelling", ["{}", "{}/", "file://{}"])

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from uni_sign.data.arrow_shards import AnotherVersionError, record_batches
+from uni_sign.data.shard_writer import open_partial
 from uni_sign.data.shards import NUMBERS, Index, Shards
 from uni_sign.data.shards import SCHEMA as POSES
 from uni_sign.data.wholebody import MAX_FRAMES
@@ -46,13 +47,13 @@ def write_index(folder: Path) -> None:
     shards, target = Shards(folder), folder / NAME
     partial = target.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        with partial.open("wb") as file:
+        with open_partial(partial) as file:
             with pa.ipc.new_file(file, SCHEMA) as arrow:
                 for number, path in enumerate(shards.files):
                     arrow.write_batch(_batch(shards, number, path))
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(target)
+            partial.replace(target)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror or error}): free space, start again.") from error
     finally:

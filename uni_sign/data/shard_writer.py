@@ -3,8 +3,9 @@
 import fcntl
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
@@ -91,14 +92,12 @@ class ShardWriter:
 
     def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._partial.open("ab")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = open_partial(self._partial)
         except BlockingIOError:
             raise InputError(
                 f"{self._partial} is being written by another process: wait for it, or give each its own --shard_index."
             ) from None
-        self._file.truncate(0)
         self._arrow = pa.ipc.new_file(self._file, self._schema)
 
     def close(self) -> None:
@@ -132,7 +131,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def open_partial(path: Path) -> BinaryIO:
+    """A new hidden file, which `remove_leftovers` leaves alone while it is open; raises BlockingIOError where it is."""
+    while True:
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists():  # it was not removed before it was locked
+                file.truncate(0)
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Open shards of killed writers; for when no clip is left that anyone could be writing."""
     for path in folder.glob(".*.partial"):
-        path.unlink(missing_ok=True)
+        # Another share that ends now may be writing the index.
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
