@@ -52,7 +52,7 @@ def assert_same(streamed: Shards, shards: Shards, samples: list[Any]) -> None:
 
 
 def test_another_share_that_ends_too_lets_the_index_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, shards, samples = folder_of(tmp_path)
+    folder, shards, _ = folder_of(tmp_path)
     (folder / NAME).unlink()
     monkeypatch.setattr(os, "fsync", lambda _: remove_leftovers(folder))
     write_index(folder)
