@@ -2,7 +2,7 @@
 
 import sys
 
-from uni_sign.cli import main
+from uni_sign.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main(["train", "fine_tuning", *sys.argv[1:]]))
+    command(["train", "fine_tuning", *sys.argv[1:]])

@@ -1,7 +1,5 @@
 """`python -m uni_sign` is the `uni-sign` command."""
 
-import sys
+from uni_sign.cli import command
 
-from uni_sign.cli import main
-
-sys.exit(main())
+command()

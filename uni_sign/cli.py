@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from uni_sign.config import Parser, TrainConfig, as_plain, build_parser, parse_flags
+from uni_sign.engine.process_end import end_process
 from uni_sign.errors import Done, InputError, PeerLostError, Preempted, RunError
 from uni_sign.stages.base import Stage, load_stage, stage_names
 
@@ -44,6 +45,11 @@ _HELP = """usage: uni-sign COMMAND ...
 
 Each command explains its flags with --help."""
 _STAGE_FLAGS = "\nThe stage's own flags work too (uni-sign train STAGE --help); the checkpoint brings their defaults."
+
+
+def command(argv: Sequence[str] | None = None) -> NoReturn:
+    """What a shell calls: `main`, whose status ends the process."""
+    end_process(main(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -345,4 +351,4 @@ def _export(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

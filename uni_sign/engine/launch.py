@@ -19,12 +19,12 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from uni_sign.config import TrainConfig
 from uni_sign.engine.compiling import check_compiler
+from uni_sign.engine.process_end import keep_group
 from uni_sign.errors import InputError
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Processes start apart: importing on a busy machine takes its time.
 _LEAST_TIMEOUT = 60.0
-_LEFT: list[Any] = []
 _PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
 
 
@@ -133,7 +133,7 @@ def leave_group() -> None:
     both would wait for ever, with all done.
     """
     if torch.distributed.is_initialized():
-        _LEFT.append(torch.distributed.group.WORLD)
+        keep_group(torch.distributed.group.WORLD)
         torch.distributed.destroy_process_group()
 
 
