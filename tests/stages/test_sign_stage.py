@@ -174,7 +174,8 @@ def test_a_torn_entry_is_made_anew_and_said(demo_root: Path, tmp_path: Path) -> 
     again = stage_of(demo_root, "--cache_dir", str(tmp_path))
     again.prepare(ALONE)
     assert any("1 torn files are made anew" in note and text in note for note in again.notes)
-    np.testing.assert_array_equal(again.read_text(text), whole)
+    # Nearly: it went through the encoder beside other texts before.
+    np.testing.assert_allclose(again.read_text(text), whole, rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from uni_sign.data.corpora import Corpus, default_corpus
+from uni_sign.data.corpora import Corpus
 from uni_sign.data.feature_cache import FeatureCache
-from uni_sign.data.mixed_corpora import load_corpora, read_mixed_split
+from uni_sign.data.mixed_corpora import read_mixed_split
 from uni_sign.data.pose_vectors import joints, pose_vectors
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.sampled_bytes import folder_digest
@@ -41,6 +41,7 @@ from uni_sign.models.signing_flow import (
 )
 from uni_sign.models.weights import load_checkpoint, unwrap
 from uni_sign.stages._cached import Extractor, fill_cache, status
+from uni_sign.stages._corpora import check_task, corpora_of, mt5_folder_of
 from uni_sign.stages._flow_config import RectifiedFlowConfig
 from uni_sign.stages._frame_counts import frames_by_split
 from uni_sign.stages._held_out_loss import HeldOutLoss, on_any_rank
@@ -76,22 +77,15 @@ class SignFlow(HeldOutLoss):
     @cached_property
     def corpora(self) -> list[Corpus]:
         """The corpora of ``--dataset``, or the default one, said aloud."""
-        if self.config.dataset:
-            corpora, weights = load_corpora(self.config.dataset, self.root)
-            if weights:
-                raise InputError(f"--dataset {self.config.dataset}: signing takes no weights, every clip counts once.")
-            return corpora
-        corpus, said = default_corpus(self.root)
-        self.notes.append(said)
-        return [corpus]
+        corpora, weights = corpora_of(self.config.dataset, self.root, "CSL_Daily", self.notes)
+        if weights:
+            raise InputError(f"--dataset {self.config.dataset}: signing takes no weights, every clip counts once.")
+        return corpora
 
     @property
     def mt5_folder(self) -> Path:
         """The mT5 folder of ``--mt5``, or the corpus's default."""
-        if self.config.mt5:
-            return Path(self.config.mt5)
-        name = "mt5-demo" if [corpus.name for corpus in self.corpora] == ["Demo"] else "mt5-base"
-        return self.root / "pretrained_weight" / name
+        return mt5_folder_of(self.config.mt5, self.corpora, self.root)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -166,9 +160,7 @@ class SignFlow(HeldOutLoss):
 
     def check(self) -> None:
         """Read every input that can be known to be wrong before training; raises InputError."""
-        for corpus in self.corpora:
-            if self.config.task not in corpus.tasks:
-                raise InputError(f"--task {self.config.task} is not one of {corpus.name}'s: {', '.join(corpus.tasks)}.")
+        check_task(self.config.task, self.corpora)
         _ = self.tokenizer, self.model_config, self.cache, self.trained
         for name, part in self.parts.items():
             strange = set(part.samples.languages.distinct) - set(self.languages)

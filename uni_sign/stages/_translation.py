@@ -14,9 +14,9 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import MT5Config
 
-from uni_sign.data.corpora import SPLITS, Corpus, default_corpus, shard_dir_beside
+from uni_sign.data.corpora import SPLITS, Corpus, shard_dir_beside
 from uni_sign.data.crop_shards import CropShards, open_crop_shards, told_crops
-from uni_sign.data.mixed_corpora import corpus_numbers, load_corpora, read_mixed_split
+from uni_sign.data.mixed_corpora import corpus_numbers, read_mixed_split
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.samples import Sample
 from uni_sign.data.shards import Shards, open_shards, told_shares
@@ -33,6 +33,7 @@ from uni_sign.models.uni_sign import UniSign
 from uni_sign.models.vocabulary import constrained_generation
 from uni_sign.models.weights import FUSION_MODULES, Checkpoint, load_checkpoint, load_fusion, unwrap
 from uni_sign.stages._config import TranslationConfig
+from uni_sign.stages._corpora import check_task, corpora_of, mt5_folder_of
 from uni_sign.stages._examination import examination
 from uni_sign.stages._extractor import extractor_note, extractor_of_clips
 from uni_sign.stages._files import samples_of_files
@@ -68,9 +69,7 @@ class Translation:
 
     def check(self) -> None:
         """Read every input that can be known to be wrong before training; raises InputError."""
-        for corpus in self.corpora:
-            if self.config.task not in corpus.tasks:
-                raise InputError(f"--task {self.config.task} is not one of {corpus.name}'s: {', '.join(corpus.tasks)}.")
+        check_task(self.config.task, self.corpora)
         if self.folder_config.vocab_size < len(self.folder_tokenizer):
             raise InputError(
                 f"{self.mt5_folder}: the tokenizer has {len(self.folder_tokenizer)} pieces, the model only "
@@ -90,11 +89,7 @@ class Translation:
 
     @cached_property
     def _mixed(self) -> tuple[list[Corpus], tuple[float, ...]]:
-        if self.config.dataset:
-            return load_corpora(self.config.dataset, self.config.data_root)
-        corpus, said = default_corpus(self.config.data_root, self.default_corpus)
-        self.notes.append(said)
-        return [corpus], ()
+        return corpora_of(self.config.dataset, self.config.data_root, self.default_corpus, self.notes)
 
     @property
     def corpora(self) -> list[Corpus]:
@@ -104,10 +99,7 @@ class Translation:
     @property
     def mt5_folder(self) -> Path:
         """The mT5 folder of ``--mt5``, or the corpus's default."""
-        if self.config.mt5:
-            return Path(self.config.mt5)
-        name = "mt5-demo" if [corpus.name for corpus in self.corpora] == ["Demo"] else "mt5-base"
-        return self.config.data_root / "pretrained_weight" / name
+        return mt5_folder_of(self.config.mt5, self.corpora, self.config.data_root)
 
     @cached_property
     def folder_config(self) -> MT5Config:
