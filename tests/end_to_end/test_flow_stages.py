@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import shutil
 from pathlib import Path
 
 import av
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import launcher, logged, losses, shell
+from processes import Training, losses_by_step
 
 from uni_sign.cli import main
 from uni_sign.data.demo.talking_faces import generate_talking_faces
@@ -121,15 +121,19 @@ def test_bf16_and_zero_2_on_two_processes(trained: Path, tmp_path: Path) -> None
         assert np.isfinite(logged(tmp_path / stage, "val/loss")).all()
 
 
-def test_a_stopped_run_goes_on_exactly(trained: Path, tmp_path: Path) -> None:
-    for stage, run in (("motion_autoencoder", "faces"), ("rectified_flow", "speech")):
-        stopped = tmp_path / run
-        shutil.copytree(trained / run, stopped, symlinks=True)
-        shutil.rmtree(sorted((stopped / "checkpoints").glob("step_*"))[-1])
-        flags = f"{FACES if run == 'faces' else f'{SPEECH} --sample_step 2'} --batch_size 4 --resume auto"
-        train(trained, stage, flags, stopped)
-        assert losses(stopped) == losses(trained / run)
-        assert logged(stopped, "val/loss") == logged(trained / run, "val/loss")
+@pytest.mark.parametrize(("stage", "run", "own"), [
+    ("motion_autoencoder", "faces", FACES), ("rectified_flow", "speech", f"{SPEECH} --sample_step 2")
+])  # fmt: skip
+def test_a_killed_run_goes_on_exactly(trained: Path, tmp_path: Path, stage: str, run: str, own: str) -> None:
+    flags, killed = f"{own} --batch_size 4 --save_steps 1", tmp_path / run
+    job = ("-m", "uni_sign", "train", stage, *shlex.split(flags))
+    with Training(launcher("warm"), output_dir=killed, cwd=trained, job=job) as training:
+        training.kill_at_checkpoint()
+    train(trained, stage, f"{flags} --resume auto", killed)
+    assert losses_by_step(killed) == losses_by_step(trained / run)
+    assert logged(killed, "val/loss") == logged(trained / run, "val/loss")
+    best = [torch.load(folder / "best_checkpoint.pth", weights_only=True) for folder in (killed, trained / run)]
+    torch.testing.assert_close(best[0]["model"], best[1]["model"], rtol=0, atol=0)
 
 
 def test_a_video_is_written_the_same_each_time(

@@ -2,13 +2,13 @@
 
 import json
 import shlex
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import SMALL, launcher, logged, losses, shell
+from processes import Training, losses_by_step
 
 from uni_sign.cli import main
 from uni_sign.data.wholebody import read_pose
@@ -57,12 +57,16 @@ def test_a_split_batch_gives_the_numbers_of_the_whole(corpus: Path, trained: Pat
     np.testing.assert_allclose(next(scores), next(scores), rtol=1e-3)
 
 
-def test_a_stopped_run_goes_on_exactly(corpus: Path, trained: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained, tmp_path / "run", symlinks=True)
-    shutil.rmtree(sorted((tmp_path / "run" / "checkpoints").glob("step_*"))[-1])
-    train(corpus, f"{SIGNING} --resume auto", tmp_path / "run")
-    assert losses(tmp_path / "run") == losses(trained)
-    assert logged(tmp_path / "run", "val/loss") == logged(trained, "val/loss")
+def test_a_killed_run_goes_on_exactly(corpus: Path, trained: Path, tmp_path: Path) -> None:
+    flags, killed = f"{SIGNING} --save_steps 1", tmp_path / "run"
+    job = ("-m", "uni_sign", "train", "rectified_flow", *shlex.split(flags))
+    with Training(launcher("warm"), output_dir=killed, cwd=corpus, job=job) as training:
+        training.kill_at_checkpoint()
+    train(corpus, f"{flags} --resume auto", killed)
+    assert losses_by_step(killed) == losses_by_step(trained)
+    assert logged(killed, "val/loss") == logged(trained, "val/loss")
+    best = [torch.load(folder / "best_checkpoint.pth", weights_only=True) for folder in (killed, trained)]
+    torch.testing.assert_close(best[0]["model"], best[1]["model"], rtol=0, atol=0)
 
 
 def test_a_text_is_signed_the_same_each_time(

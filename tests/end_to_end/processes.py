@@ -5,22 +5,25 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 from commands import BIN, ROOT, SMALL
 
 PATIENCE = 240
+FINE_TUNING = (str(ROOT / "fine_tuning.py"), *SMALL)
 
 
 class Training:
     """A launcher at work in the background; its output lies in two files beside the run's folder."""
 
-    def __init__(self, command: list[str], *flags: str, output_dir: Path, cwd: Path) -> None:
+    def __init__(
+        self, command: list[str], *flags: str, output_dir: Path, cwd: Path, job: Sequence[str] = FINE_TUNING
+    ) -> None:
         self.output_dir = output_dir
         self.stdout, self.stderr = output_dir.with_suffix(".stdout"), output_dir.with_suffix(".stderr")
-        words = [*command, str(ROOT / "fine_tuning.py"), *SMALL, "--output_dir", str(output_dir), *flags]
+        words = [*command, *job, "--output_dir", str(output_dir), *flags]
         env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
         with self.stdout.open("a") as out, self.stderr.open("a") as err:
             self.process = subprocess.Popen(words, cwd=cwd, env=env, stdout=out, stderr=err)
@@ -90,6 +93,12 @@ class Training:
             assert time.monotonic() < end, f"processes are left\n{self.said()}"
             time.sleep(0.1)
         return status
+
+    def kill_at_checkpoint(self) -> None:
+        """Kill the run, launcher and all, as soon as its first checkpoint is complete."""
+        self.wait_until(lambda: any((self.output_dir / "checkpoints").glob("step_*")))
+        self.process.kill()
+        self.kill()
 
     def said(self) -> str:
         return self.stdout.read_text()[-3000:] + self.stderr.read_text()[-5000:]
