@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uni_sign.data.demo.lexicon import SIGNS, Form, Sign
+from uni_sign.data.demo.marker import write_once
 from uni_sign.data.demo.mbart import write_mbart
 from uni_sign.data.demo.motion import animate
-from uni_sign.errors import InputError
 
 _VERSION = 1
 _PROTOCOL = 4
@@ -36,23 +36,9 @@ def generate_holistic(root: Path, *, seed: int = 0, clips_per_sign: int = 24) ->
     Every sign of the Demo is performed ``clips_per_sign`` times by as many signers; the last fifth of all clips are
     such as training never sees. Raises InputError where ``root`` cannot be written.
     """
-    folder = Path(root) / "keypoint_demo"
     claim = {"version": _VERSION, "seed": seed, "clips_per_sign": clips_per_sign}
-    marker = folder / "COMPLETE.json"
-    try:
-        if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == claim:
-            return folder
-        folder.mkdir(parents=True, exist_ok=True)
-        marker.unlink(missing_ok=True)
-        _write(folder, seed, clips_per_sign)
-        draft = marker.with_suffix(".part")
-        draft.write_text(json.dumps(claim), encoding="utf-8")
-        os.replace(draft, marker)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"The demo clips cannot be written into {folder} ({error}): free space or choose another folder."
-        ) from error
-    return folder
+    write = partial(_write, seed=seed, clips_per_sign=clips_per_sign)
+    return write_once(Path(root) / "keypoint_demo", claim, "The demo clips", write)
 
 
 def _write(folder: Path, seed: int, clips_per_sign: int) -> None:

@@ -6,8 +6,6 @@ mouth, and heads sway and eyes blink on their own.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import wave
 from dataclasses import dataclass
@@ -19,8 +17,8 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from uni_sign.data.audio import RATE, loudness
+from uni_sign.data.demo.marker import write_once
 from uni_sign.data.video_writer import write_video_with_sound
-from uni_sign.errors import InputError
 
 FPS = 25
 _VERSION = 1
@@ -53,28 +51,16 @@ def generate_talking_faces(
     ``clips`` of 2.6 to 4 seconds, size x size at 25 frames a second, each with its sound in an MP4, and beside it as
     WAV; of six of an actor one is held out. Raises InputError where ``root`` cannot be written.
     """
-    folder = Path(root) / "talking_faces"
-    claim = {"version": _VERSION, "clips": clips, "size": size, "seed": seed}
-    marker = folder / "COMPLETE.json"
-    try:
-        if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == claim:
-            return folder
-        folder.mkdir(parents=True, exist_ok=True)
-        # First the marker: killed while clearing, other arguments' clips would be believed whole.
-        marker.unlink(missing_ok=True)
+
+    def write(folder: Path) -> None:
         for split in ("train", "test"):
             if (folder / split).exists():
                 shutil.rmtree(folder / split)
         for number in tqdm(range(clips), "Talking faces", unit="clip", disable=not progress):
             _write_clip(folder, number, size, seed)
-        draft = marker.with_suffix(".part")
-        draft.write_text(json.dumps(claim), encoding="utf-8")
-        os.replace(draft, marker)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"The demo faces cannot be written into {folder} ({error}): free space or choose another folder."
-        ) from error
-    return folder
+
+    claim = {"version": _VERSION, "clips": clips, "size": size, "seed": seed}
+    return write_once(Path(root) / "talking_faces", claim, "The demo faces", write)
 
 
 def mouth_opening(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
