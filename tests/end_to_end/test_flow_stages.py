@@ -113,12 +113,15 @@ def test_a_rank_that_has_none_of_the_sampled_windows_samples_with_the_other(trai
     assert len(one) == 1
 
 
-def test_bf16_and_zero_2_on_two_processes(trained: Path, tmp_path: Path) -> None:
-    flags = "--dtype bf16 --zero_stage 2 --batch_size 2 --max_steps 2 --ema_decay 0.9 --gradient_checkpointing"
+@pytest.mark.parametrize(("processes", "zero_stage"), [(2, 2), (1, 0)])
+def test_bf16(trained: Path, tmp_path: Path, processes: int, zero_stage: int) -> None:
+    """By DeepSpeed, and by autocast, which reaches into scores and sampling."""
+    flags = f"--dtype bf16 --zero_stage {zero_stage} --batch_size 2 --max_steps 2 --ema_decay 0.9"
     for stage, own in (("motion_autoencoder", FACES), ("rectified_flow", f"{SPEECH} --motion_scale 3")):
-        train(trained, stage, f"{own} {flags}", tmp_path / stage, 2)
+        train(trained, stage, f"{own} {flags} --gradient_checkpointing", tmp_path / stage, processes)
         assert np.isfinite(losses(tmp_path / stage)).all()
         assert np.isfinite(logged(tmp_path / stage, "val/loss")).all()
+    assert np.isfinite(logged(tmp_path / "rectified_flow", "val/sampled_correlation")).all()
 
 
 @pytest.mark.parametrize(("stage", "run", "own"), [

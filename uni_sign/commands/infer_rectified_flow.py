@@ -1,6 +1,6 @@
 """`uni-sign infer rectified_flow`: speech to the motion of a face, and to a video of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from uni_sign.commands.checkpoints import CheckpointConfig, checkpoint_flag, sta
 from uni_sign.config import above, at_least, flag, parse_flags
 from uni_sign.data.audio import RATE, loudness, read_audio
 from uni_sign.data.demo.talking_faces import mouth_opening
-from uni_sign.data.motion_clips import MotionClip, read_faces, read_picture
+from uni_sign.data.motion_clips import MotionClip, read_face, read_picture
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.video_writer import write_video_with_sound
 from uni_sign.errors import InputError
@@ -106,18 +106,19 @@ def infer_rectified_flow(name: str, argv: Sequence[str]) -> int:  # noqa: ARG001
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = _Generator(stage, config, device)
     folder = made_folder(config.output_dir)
-    jobs = _jobs(stage, config)
-    scores = []
+    jobs, scores, problems = _jobs(stage, config), list[float](), list[str]()
     for job in tqdm(jobs, desc=FLOW, unit="clip", disable=len(jobs) == 1):
-        coordinates, waveform = generator.motion(job)
-        motion = coordinates @ generator.basis.cpu().numpy().T
-        np.savez(folder / f"{job.name}.npz", motion=motion, coordinates=coordinates, fps=stage.config.fps)
-        if config.videos:
-            pictures = generator.pictures(job.face, motion)
-            write_video_with_sound(folder / f"{job.name}.mp4", pictures, stage.config.fps, waveform, RATE)
-            scores += [_mouth_and_sound(pictures, job.own, stage.config.fps)] if config.split else []
-    what = "motion and video" if config.videos else "motion"
-    print(f"{folder}: {what} of {len(jobs)} clip{'s' if len(jobs) > 1 else ''}")
+        try:
+            made = generator.motion(job)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        scores += _written(generator, job, made, folder)
+    if len(problems) == len(jobs):
+        raise InputError(problems[0])
+    print("".join(f"Left out: {problem}\n" for problem in problems), end="")
+    what, done = "motion and video" if config.videos else "motion", len(jobs) - len(problems)
+    print(f"{folder}: {what} of {done} clip{'s' if done > 1 else ''}")
     if scores:
         heard = "; they heard another clip's" if config.shuffle_audio else ""
         told = f"Pearson {np.mean(scores):.3f} (mean of {len(scores)} clips{heard})"
@@ -148,8 +149,11 @@ def _jobs(stage: Any, config: FlowInferConfig) -> list[_Job]:
         audio = Path(config.audio)
         return [_Job(audio.stem, Path(config.reference), audio, audio, config.emotion)]
     clips: list[MotionClip] = stage.clips["train" if config.split == "train" else "val"]
-    # The next clip's: never a clip's own, wherever there are two.
-    heard = [*clips[1:], clips[0]] if config.shuffle_audio else clips
+    # From the other end of the list: neighbours may say the same sentence.
+    half = len(clips) // 2 if config.shuffle_audio else 0
+    if config.shuffle_audio and not half:
+        raise InputError(f"--shuffle_audio: --split {config.split} has but one clip, which would hear its own sound.")
+    heard = [*clips[half:], *clips[:half]]
     sounds = [(other.audio or other.video, clip.audio or clip.video) for clip, other in zip(clips, heard, strict=True)]
     return [
         _Job(clip.name.replace("/", "_"), clip.video, sound, own, config.emotion or clip.emotion or "")
@@ -157,26 +161,57 @@ def _jobs(stage: Any, config: FlowInferConfig) -> list[_Job]:
     ]
 
 
-def _mouth_and_sound(pictures: np.ndarray, own: Path, fps: float) -> float:
+def _written(generator: "_Generator", job: _Job, made: tuple[np.ndarray, np.ndarray], folder: Path) -> list[float]:
+    """Write a job's motion and video; of a clip of a split, how far its mouth goes with its own sound."""
+    config, fps = generator.config, generator.fps
+    coordinates, waveform = made
+    motion = coordinates @ generator.basis.numpy().T
+    _save(folder / f"{job.name}.npz", motion=motion, coordinates=coordinates, fps=fps)
+    if not config.videos:
+        return []
+    openings = list[np.ndarray]()
+
+    def frames() -> Iterator[np.ndarray]:
+        for pictures in generator.pictures(job.face, motion):
+            openings.append(mouth_opening(pictures))
+            yield from pictures
+
+    write_video_with_sound(folder / f"{job.name}.mp4", frames(), fps, waveform, RATE)
+    return [_mouth_and_sound(np.concatenate(openings), job.own, fps)] if config.split else []
+
+
+def _save(path: Path, **arrays: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written ({error.strerror or error}): choose another folder.") from None
+
+
+def _mouth_and_sound(opening: np.ndarray, own: Path, fps: float) -> float:
     """How far the mouth goes with the loudness of what that face says, whatever it heard."""
     waveform = read_audio(own, RATE)
-    frames = min(len(pictures), max(1, round(len(waveform) * fps / RATE)))
-    return pearson(mouth_opening(pictures[:frames]), loudness(waveform, frames, fps))
+    frames = min(len(opening), max(1, round(len(waveform) * fps / RATE)))
+    return pearson(opening[:frames], loudness(waveform, frames, fps))
 
 
 class _Generator:
     """The trained flow between the frozen models."""
 
     def __init__(self, stage: Any, config: FlowInferConfig, device: torch.device) -> None:
-        self._stage, self._config, self._device = stage, config, device
+        self._stage, self.config, self._device = stage, config, device
+        self.fps: float = stage.config.fps
+        self.basis: Tensor = stage.basis
         self._autoencoder = stage.autoencoder.to(device)
-        self.basis: Tensor = stage.basis.to(device)
         self._model = stage.build_model().to(device).eval()
         self._speech = SpeechFeatures(stage.hearing, device)
 
     def motion(self, job: _Job) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (T, dim_m) of a job's motion, and its sound (S,)."""
-        config, sizes, fps = self._config, self._stage.sizes, self._stage.config.fps
+        config, sizes, fps = self.config, self._stage.sizes, self.fps
         waveform = read_audio(job.sound, RATE)
         frames = max(1, round(len(waveform) * fps / RATE))
         heard = self._speech(waveform, frames)
@@ -200,24 +235,19 @@ class _Generator:
 
     def _emotion(self, job: _Job, heard: Mapping[str, np.ndarray]) -> Tensor:
         """That of the flag or the clip; else what the classifier hears, where the model was trained with one."""
-        if "emotion" in heard and not self._config.emotion:
+        if "emotion" in heard and not self.config.emotion:
             return torch.from_numpy(heard["emotion"]).float()[None, None].to(self._device)
         return emotion_label(job.emotion or "neutral").to(self._device)
 
     def _face(self, path: Path) -> np.ndarray:
         size = self._autoencoder.sizes.input_size
-        if path.suffix.lower() in _PICTURES:
-            return read_picture(path, size)
-        first: np.ndarray = read_faces(path, size, self._stage.config.fps)[0]
-        return first
+        return (read_picture if path.suffix.lower() in _PICTURES else read_face)(path, size)
 
     @torch.no_grad()
-    def pictures(self, face: Path, motion: np.ndarray) -> np.ndarray:
-        """A face in motion (T, dim_w): (T, S, S, 3) uint8."""
+    def pictures(self, face: Path, motion: np.ndarray) -> Iterator[np.ndarray]:
+        """A face in motion (T, dim_w): (T, S, S, 3) uint8, in pieces."""
         source, features = self._autoencoder.encode(picture_tensor(self._face(face)[None], self._autoencoder))
-        parts = []
         for first in range(0, len(motion), _BATCH):
             moved = torch.from_numpy(motion[first : first + _BATCH]).to(self._device)
             drawn = self._autoencoder.decode(source, moved, features).float().clamp(-1, 1)
-            parts.append(((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-        return np.concatenate(parts)
+            yield ((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

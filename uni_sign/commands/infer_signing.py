@@ -81,9 +81,10 @@ class _Signer:
 
 
 def _write(path: Path, poses: np.ndarray) -> None:
-    pose = pose_of_vectors(poses)
-    with path.open("wb") as file:
+    pose, partial = pose_of_vectors(poses), path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
         write_npz(file, pose.keypoints, pose.scores, _EXTRACTOR)
+    partial.replace(path)
 
 
 def _film(path: Path, text: str, poses: np.ndarray, fps: float) -> None:

@@ -26,6 +26,7 @@ from uni_sign.errors import InputError
 # What there can be an entry of; a text is its own content.
 Cached = MotionClip | str
 _SUFFIX = ".safetensors"
+_VERSION = 1  # of what makes entries: another one makes all of them anew
 _KNOWN = "contents.jsonl"
 _DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I64": np.int64, "F64": np.float64}
 _ENTRY = re.compile(r"[0-9a-f]{16}/([0-9a-f]{32}\.safetensors|\.[0-9a-f]{32}\.[0-9a-f]{32})")
@@ -62,11 +63,14 @@ class CacheStatus:
 
 
 class FeatureCache:
-    """Arrays by clip or text under ``folder``; ``settings`` are plain values, all that they depend on beside it."""
+    """Arrays by clip or text under ``folder``; ``settings`` are plain values, all that they depend on beside it.
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        told = json.dumps(settings, sort_keys=True)
-        self.folder = folder
+    Of a clip ``with_sound``, or of its video alone.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], with_sound: bool = True) -> None:
+        told = json.dumps({"version": _VERSION, **settings}, sort_keys=True)
+        self.folder, self._with_sound = folder, with_sound
         self._own = folder / hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
         self._known = _read_known(folder / _KNOWN)
         self._paths: dict[Cached, Path] = {}
@@ -81,7 +85,8 @@ class FeatureCache:
     def _identity(self, item: Cached) -> bytes:
         if isinstance(item, str):
             return item.encode("utf-8", "surrogatepass")
-        return "".join(self._content(file) for file in (item.video, item.audio) if file is not None).encode()
+        files = (item.video, item.audio if self._with_sound else None)
+        return "".join(self._content(file) for file in files if file is not None).encode()
 
     def missing(self, items: Sequence[Cached]) -> list[Cached]:
         """Those without a whole entry; what cannot be read is one of them."""
@@ -156,7 +161,8 @@ class FeatureCache:
         """A digest of a file's bytes; one that has not changed since is not read again."""
         try:
             status = path.stat()
-            key = f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+            # Of a copy that keeps the time of change, the time of its own tells it.
+            key = f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
             if key not in self._known:
                 self._known[key] = _digest(path)
                 self._remember(key)

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +27,7 @@ from uni_sign.errors import InputError
 EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 SPLITS = ("train", "test")
 _OF_RAVDESS = dict(zip(("01", "02", "03", "04", "05", "06", "07", "08"), (4, 4, 3, 5, 0, 2, 1, 6), strict=True))
+_RAVDESS = re.compile(r"\d\d-\d\d-(0[1-8])(?:-\d\d){4}", re.ASCII)
 _COLUMNS = ("video", "audio", "emotion", "split")
 _MAX_BYTES = 1 << 28  # of a manifest
 _MAX_CLIP = 8 << 30  # bytes of a clip's pictures
@@ -62,10 +64,9 @@ def read_motion_clips(source: Path) -> list[MotionClip]:
 def _of_folder(root: Path) -> Iterator[MotionClip]:
     for split in SPLITS:
         for video in sorted((root / split).glob("Actor_*/*.mp4")):
-            sound, fields = video.with_suffix(".wav"), video.stem.split("-")
-            number = _OF_RAVDESS.get(fields[2]) if len(fields) > 2 else None
+            sound, ravdess = video.with_suffix(".wav"), _RAVDESS.fullmatch(video.stem)
             name = video.relative_to(root).with_suffix("").as_posix()
-            emotion = None if number is None else EMOTIONS[number]
+            emotion = EMOTIONS[_OF_RAVDESS[ravdess[1]]] if ravdess else None
             yield MotionClip(name, video, sound if sound.is_file() else None, emotion, split)
 
 
@@ -138,6 +139,12 @@ def read_faces(path: Path, size: int, fps: float = 25.0) -> np.ndarray:
         if len(numbers) * size * size * 3 > _MAX_CLIP:
             raise InputError(f"{path} is too long ({len(numbers):,} pictures of {size} x {size}): split it.")
         return _squares(video, numbers, size)
+
+
+def read_face(path: Path, size: int) -> np.ndarray:
+    """The middle square of a video's first picture, brought to (size, size, 3) uint8; raises InputError, naming it."""
+    with Video(path) as video:
+        return _squares(video, np.zeros(1, np.int64), size)[0]
 
 
 def _squares(video: Video, numbers: np.ndarray, size: int) -> np.ndarray:

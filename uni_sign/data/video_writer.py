@@ -1,5 +1,7 @@
 """Pictures and a waveform to an MP4 that any player plays."""
 
+import itertools
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,9 +21,11 @@ _FAILURES = (av.error.FFmpegError, OSError, ValueError)
 
 
 def write_video_with_sound(
-    path: Path, frames: np.ndarray, fps: float, waveform: np.ndarray | None = None, rate: int = 16_000
+    path: Path, frames: Iterable[np.ndarray], fps: float, waveform: np.ndarray | None = None, rate: int = 16_000
 ) -> None:
-    """Encode frames (T, H, W, 3) uint8, ``fps`` a second, and a waveform (S,) in [-1, 1], where there is one.
+    """Encode frames, each (H, W, 3) uint8, ``fps`` a second, and a waveform (S,) in [-1, 1], where there is one.
+
+    Frames are taken one by one: an iterator's need not be in memory together.
 
     In H.264 and AAC, or MPEG-4 where FFmpeg was built without x264. H and W that are odd grow by a row or column, as
     both want it. Raises InputError where the file cannot be written, or FFmpeg lacks the encoders.
@@ -33,14 +37,17 @@ def write_video_with_sound(
     partial = path.with_name(f".{path.name}.partial")
     try:
         with av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
+            rest = iter(frames)
+            first = next(rest)
+            odd = [side % 2 for side in first.shape[:2]]
             video = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
-            video.height, video.width = even.shape[1:3]
+            video.height, video.width = (side + more for side, more in zip(first.shape[:2], odd, strict=True))
             video.pix_fmt = "yuv420p"
             video.options = dict(_VIDEO[codec])
             audio = None if waveform is None else container.add_stream(_AUDIO, rate=rate, layout="mono")
-            for frame in even:
-                container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            for frame in itertools.chain([first], rest):
+                even = np.pad(frame, ((0, odd[0]), (0, odd[1]), (0, 0)), "edge")
+                container.mux(video.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
             container.mux(video.encode())
             if audio is not None and waveform is not None:
                 sound = av.AudioFrame.from_ndarray(waveform[None].astype(np.float32), format="fltp", layout="mono")

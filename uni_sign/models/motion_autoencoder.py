@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from uni_sign.models.exact import exact_product
 from uni_sign.models.stylegan_layers import (
     BiasedLeaky,
     EqualConv2d,
@@ -95,11 +96,11 @@ class MotionAutoencoder(nn.Module):
 
     def motion(self, coordinates: Tensor) -> Tensor:
         """lambda (..., dim_m) to lambda Q^T (..., dim_w), in float32."""
-        return _product(coordinates, self.basis().T)
+        return exact_product(coordinates, self.basis().T)
 
     def coordinates_of(self, motion: Tensor) -> Tensor:
         """The lambda (..., dim_m) that a motion (..., dim_w) was made of; of others, their part in Q's span."""
-        return _product(motion, self.basis())
+        return exact_product(motion, self.basis())
 
     def decode(self, source: Tensor, motion: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Images (B, 3, S, S) of sources (B, dim_w) in motion (B, dim_w); features are the source's of `encode`.
@@ -114,12 +115,6 @@ class MotionAutoencoder(nn.Module):
         latent, features = self.encode(source)
         moving, _ = self.encode(driving)
         return self.decode(latent, self.motion(self.coordinates(moving)), features)
-
-
-def _product(values: Tensor, matrix: Tensor) -> Tensor:
-    # bf16 would lose what a cache of coordinates relies on.
-    with torch.autocast(values.device.type, enabled=False):
-        return values.float() @ matrix
 
 
 class _Encoder(nn.Module):

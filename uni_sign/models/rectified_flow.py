@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchdiffeq import odeint
 
+from uni_sign.models.exact import exact_product
 from uni_sign.models.flow_transformer import drop_conditions
 
 TimeKind = Literal["uniform", "logit_normal"]
@@ -136,13 +137,13 @@ def mean_of_frames(values: Tensor, mask: Tensor | None) -> Tensor:
 def span_errors(predicted: Tensor, target: Tensor, basis: Tensor) -> Tensor:
     """Mean absolute error (B,) of velocities (B, L, D) within the span of Q (D, M): what a decoder can show of it."""
     error = predicted[:, predicted.shape[1] - target.shape[1] :].float() - target.float()
-    within = error @ basis @ basis.T
+    within = exact_product(exact_product(error, basis), basis.T)
     return within.abs().mean(dim=(1, 2))
 
 
 def lambda_errors(estimated: Tensor, motion: Tensor, basis: Tensor) -> Tensor:
     """Mean absolute error (B,) of the coordinates on Q (D, M) of motion (B, L, D), see `estimated_data`."""
-    return ((estimated.float() - motion.float()) @ basis).abs().mean(dim=(1, 2))
+    return exact_product(estimated.float() - motion.float(), basis).abs().mean(dim=(1, 2))
 
 
 def float_guidance(r_cfg_scale: float = 1.0, a_cfg_scale: float = 2.0, e_cfg_scale: float = 1.0) -> Guidance:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uni_sign.models.exact import exact_product
+
 _SLOPE = 0.2
 _EPS = 1e-8
 
@@ -148,5 +150,5 @@ class ModulatedConv2d(nn.Module):
         if not self.demodulates:
             return x
         # In float32: sums of thousands of squares.
-        energy = F.linear(scale.float().square(), weight.float().square().sum(dim=(2, 3)))
+        energy = exact_product(scale.float().square(), weight.float().square().sum(dim=(2, 3)).T)
         return x * (energy + _EPS).rsqrt().to(x.dtype)[:, :, None, None]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
@@ -12,6 +13,7 @@ from uni_sign.config import flag
 from uni_sign.data.feature_cache import Cached, FeatureCache, told
 from uni_sign.errors import Done, InputError
 
+_BETWEEN_MEETINGS = 4  # times that a rank extracts
 Extractor = Callable[[Sequence[Any]], list[dict[str, np.ndarray]]]
 
 
@@ -57,18 +59,7 @@ def fill_cache(
         stage.notes.append(f"{cache.folder}: {len(torn)} torn files are made anew, the first of {told(torn[0])}.")
     # Before any rank adds to the cache, so that all of them share out the same.
     accelerator.wait_for_everyone()
-    problems, failures = list[str](), list[str]()
-    try:
-        share = missing[accelerator.process_index :: accelerator.num_processes]
-        problems = _make(stage, share, accelerator, what, at_once)
-    except InputError as error:
-        failures.append(str(error))
-    # Gathered, not waited for: what another rank stored is there when this one goes on. And all stop together: a rank
-    # that stopped alone would keep the others waiting.
-    if accelerator.num_processes > 1:
-        problems, failures = sorted(gather_object(problems)), gather_object(failures)
-    if failures:
-        raise InputError(failures[0])
+    problems = _make_together(stage, missing, accelerator, what, at_once)
     if config.train_only or config.test_only:
         raise Done("\n".join([*problems, f"{', '.join(wanted)}: {cache.status(items)}"]))
     if len(cache.missing(items)) > len(problems) * at_once:
@@ -76,21 +67,61 @@ def fill_cache(
     return problems
 
 
-def _make(stage: Any, items: Sequence[Cached], accelerator: Any, what: str, at_once: int) -> list[str]:
-    """Make and keep what these items lack; returns a sentence for each that cannot be read."""
-    if not items:
-        return []
-    extract: Extractor = stage.extractor(accelerator.device)
-    problems = []
-    with tqdm(total=len(items), desc=what, disable=not accelerator.is_main_process) as bar:
-        for first in range(0, len(items), at_once):
-            chosen = items[first : first + at_once]
-            bar.update(len(chosen))
+def _make_together(stage: Any, missing: Sequence[Cached], accelerator: Any, what: str, at_once: int) -> list[str]:
+    """Collective: make and keep what is missing; returns a sentence for each item of which that cannot be made.
+
+    The ranks meet after every few items: one that waited until all others are through would give them up for lost.
+    """
+    ranks, problems, failures = accelerator.num_processes, list[str](), list[str]()
+    maker = _Maker(stage, accelerator.device, at_once)
+    with tqdm(total=len(missing), desc=what, disable=not accelerator.is_main_process) as bar:
+        for first in range(0, len(missing), ranks * at_once * _BETWEEN_MEETINGS):
+            now = missing[first : first + ranks * at_once * _BETWEEN_MEETINGS]
             try:
-                made = extract(chosen)
+                problems += maker.make(now[accelerator.process_index :: ranks])
+            except InputError as error:
+                failures.append(str(error))
+            # Gathered, not waited for: what another rank stored is there when this one goes on. And all stop together:
+            # a rank that stopped alone would keep the others waiting.
+            failures = gather_object(failures) if ranks > 1 else failures
+            if failures:
+                raise InputError(failures[0])
+            bar.update(len(now))
+    return sorted(gather_object(problems)) if ranks > 1 else problems
+
+
+class _Maker:
+    """One rank's frozen models at work, once there is something to do."""
+
+    def __init__(self, stage: Any, device: torch.device, at_once: int) -> None:
+        self._stage, self._device, self._at_once = stage, device, at_once
+        self._extract: Extractor | None = None
+
+    def make(self, items: Sequence[Cached]) -> list[str]:
+        """Make and keep these; returns a sentence for each that cannot be made."""
+        problems = []
+        for first in range(0, len(items), self._at_once):
+            chosen = items[first : first + self._at_once]
+            self._extract = self._extract or self._stage.extractor(self._device)
+            try:
+                made = self._read(chosen)
             except InputError as error:
                 problems.append(str(error))
                 continue
             for item, arrays in zip(chosen, made, strict=True):
-                stage.cache.store(item, arrays)
-    return problems
+                self._stage.cache.store(item, arrays)
+        return problems
+
+    def _read(self, chosen: Sequence[Cached]) -> list[dict[str, np.ndarray]]:
+        assert self._extract is not None
+        try:
+            made = self._extract(chosen)
+        except (RuntimeError, MemoryError) as error:
+            if "memory" not in str(error) and not isinstance(error, MemoryError):
+                raise
+            raise InputError(f"{told(chosen[0])} does not fit into memory: cut it into shorter clips.") from None
+        for item, arrays in zip(chosen, made, strict=True):
+            self._stage.cache.path(item)  # whose files must be there to be known again
+            if not all(np.isfinite(value).all() for value in arrays.values()):
+                raise InputError(f"What is made of {told(item)} is not finite: look at it, and at the frozen models.")
+        return made

@@ -52,6 +52,11 @@ class Faces(HeldOutLoss):
         """Makes the arrays that are kept of clips; it raises InputError where one cannot be read."""
 
     @property
+    def hears(self) -> bool:
+        """Whether what is kept of a clip depends on its sound."""
+        return True
+
+    @property
     def root(self) -> Path:
         """The folder or manifest of the clips."""
         return Path(self.config.data_root or _USUAL_FOLDER)
@@ -71,7 +76,7 @@ class Faces(HeldOutLoss):
         """What is kept of the clips."""
         root = self.root
         folder = self.config.cache_dir or (root if root.is_dir() else root.parent) / ".cache"
-        return FeatureCache(Path(folder), self.settings)
+        return FeatureCache(Path(folder), self.settings, self.hears)
 
     def check(self) -> None:
         """Read every input that can be known to be wrong before training; raises InputError."""

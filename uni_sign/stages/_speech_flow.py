@@ -16,6 +16,7 @@ from uni_sign.data.signs import Key
 from uni_sign.errors import InputError
 from uni_sign.metrics.motion import pearson
 from uni_sign.models.audio_encoder import EMOTIONS, emotion_label
+from uni_sign.models.exact import exact_product
 from uni_sign.models.flow_transformer import FlowBlock, FlowSizes, drop_conditions
 from uni_sign.models.motion_autoencoder import MotionAutoencoder
 from uni_sign.models.motion_models import (
@@ -86,7 +87,7 @@ class SpeechFlow(Faces):
     @cached_property
     def basis(self) -> Tensor:
         """Q (dim_w, dim_m) of the autoencoder; raises InputError where ``--finetune`` was trained on another."""
-        basis = self.autoencoder.basis().detach()
+        basis = self.autoencoder.basis().detach().cpu()  # wherever the model is put to work
         known = self.trained.get("basis") if self.trained is not None else None
         if isinstance(known, Tensor) and (known.shape != basis.shape or not torch.allclose(known, basis, atol=_SAME)):
             raise InputError(
@@ -316,8 +317,8 @@ class SpeechFlow(Faces):
         motion = sample_clip(model, noise[asked], told, float_guidance(), Solver())
         basis = self.coordinate_basis.to(x1)
         for place, sampled in zip(chosen, motion, strict=False):
-            rows[place]["true"] = (x1[place].float() @ basis).cpu().numpy()
-            rows[place]["sampled"] = (sampled @ basis).cpu().numpy()
+            rows[place]["true"] = exact_product(x1[place], basis).cpu().numpy()
+            rows[place]["sampled"] = exact_product(sampled, basis).cpu().numpy()
 
     def scored(self, rows: list[dict[str, Any]]) -> Evaluation:
         """Means of the windows' errors, and how sampled motion goes with the true one."""

@@ -152,6 +152,11 @@ class MotionAutoencoderStage(Faces):
         return self.trained.sizes
 
     @property
+    def hears(self) -> bool:
+        """It sees, no more."""
+        return False
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """Frames depend on size and rate alone."""
         return {"what": "faces", "size": self.sizes.input_size, "fps": self.config.fps}
