@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import av
@@ -232,3 +233,10 @@ def test_clips_shorter_than_a_window_are_refused(trained: Path, tmp_path: Path) 
     words = [*launcher("warm"), "-m", "uni_sign", "train", "rectified_flow", *shlex.split(f"{SPEECH} --wav2vec_sec 20")]
     said = shell([*words, "--output_dir", str(tmp_path / "o")], cwd=trained, status=2).stderr
     assert "no clip for train has the 504 frames" in said
+
+
+def test_motion_on_another_scale_is_another_run(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "speech", tmp_path / "speech", symlinks=True)
+    words = [*launcher("warm"), "-m", "uni_sign", "train", "rectified_flow", *shlex.split(SPEECH), "--batch_size", "4"]
+    words += ["--motion_scale", "2", "--resume", "auto", "--output_dir", str(tmp_path / "speech")]
+    assert "cannot be resumed: the digest of what frozen models make" in shell(words, cwd=trained, status=2).stderr

@@ -69,9 +69,8 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], with_sound: bool = True) -> None:
-        told = json.dumps({"version": _VERSION, **settings}, sort_keys=True)
         self.folder, self._with_sound = folder, with_sound
-        self._own = folder / hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        self._own = folder / digest_of({"version": _VERSION, **settings})
         self._known = _read_known(folder / _KNOWN)
         self._paths: dict[Cached, Path] = {}
 
@@ -177,6 +176,11 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / _KNOWN).open("ab", buffering=0) as file:
                 file.write(line.encode())
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of plain values by name."""
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -53,6 +53,7 @@ class RunState:
     clips: int = 0
     seed: int = 0
     vocabulary: str = ""
+    frozen_inputs: str = ""
     order: int = 0
     lr_scale: float = 1.0
     stale: int = 0
@@ -289,6 +290,8 @@ _SET_UP = {
     "seed": "--seed",
     "ema_decay": "--ema_decay",
     "vocabulary": "the trimmed vocabulary (--trim_vocab)",
+    "frozen_inputs": "the digest of what frozen models make of the clips (--autoencoder_path, --wav2vec_model_path, "
+    "--emotion_model_path, --only_last_features, --fps, --motion_scale; --mt5)",
     "order": "the digest of the training clips' lengths and order (their files, --max_length, --frames_per_batch, "
     "with --stream --stream_buffer and the number of machines)",
 }
@@ -323,8 +326,8 @@ def _check_types(state: RunState) -> None:
         raise ValueError("lr_scale is no number above 0, and at most 1")
     if type(state.ema_decay) not in (int, float) or type(state.score_to_beat) not in (int, float, type(None)):
         raise ValueError("ema_decay or score_to_beat is no number")
-    if type(state.vocabulary) is not str:
-        raise ValueError("vocabulary is no text")
+    if type(state.vocabulary) is not str or type(state.frozen_inputs) is not str:
+        raise ValueError("vocabulary or frozen_inputs is no text")
 
 
 def load(

@@ -164,6 +164,7 @@ def prepare(
             clips=len(train_split),
             seed=config.seed,
             vocabulary=stage.vocabulary,
+            frozen_inputs=stage.frozen_inputs,
             order=sampler.digest(),
             ema_decay=config.ema_decay,
         ),

@@ -42,6 +42,11 @@ class HeldOutLoss(ABC):
         return ""
 
     @property
+    def frozen_inputs(self) -> str:
+        """The items are what the model reads."""
+        return ""
+
+    @property
     @abstractmethod
     def splits(self) -> dict[str, Any]:
         """The parts ``train`` and ``val``."""

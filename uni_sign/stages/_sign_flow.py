@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from uni_sign.data.corpora import Corpus
-from uni_sign.data.feature_cache import FeatureCache
+from uni_sign.data.feature_cache import FeatureCache, digest_of
 from uni_sign.data.mixed_corpora import read_mixed_split
 from uni_sign.data.pose_vectors import joints, pose_vectors
 from uni_sign.data.safe_tensors import load_tensors
@@ -109,8 +109,16 @@ class SignFlow(HeldOutLoss):
     @cached_property
     def cache(self) -> FeatureCache:
         """What the frozen text encoder makes of the texts."""
-        settings = {"what": "texts", "mt5": folder_digest(self.mt5_folder), "pieces": MAX_TEXT_TOKENS}
-        return FeatureCache(Path(self.config.cache_dir or self.root / ".cache" / "texts"), settings)
+        return FeatureCache(Path(self.config.cache_dir or self.root / ".cache" / "texts"), self._settings)
+
+    @property
+    def frozen_inputs(self) -> str:
+        """Of another encoder texts are others."""
+        return digest_of(self._settings)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return {"what": "texts", "mt5": folder_digest(self.mt5_folder), "pieces": MAX_TEXT_TOKENS}
 
     @cached_property
     def trained(self) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from uni_sign.data.feature_cache import digest_of
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.signs import Key
 from uni_sign.errors import InputError
@@ -163,6 +164,11 @@ class SpeechFlow(Faces):
         """What features of clips depend on."""
         seen = hashlib.blake2b(fingerprint(self.autoencoder.state_dict()), digest_size=8).hexdigest()
         return {"what": "speech and motion", "autoencoder": seen, "fps": self.config.fps, **self.hearing.settings()}
+
+    @property
+    def frozen_inputs(self) -> str:
+        """Of other frozen models, and on another scale, motion is another."""
+        return digest_of({**self.settings, "motion_scale": self.model_config["motion_scale"]})
 
     def check(self) -> None:
         """Read every input that can be known to be wrong before training; raises InputError."""

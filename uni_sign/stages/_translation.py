@@ -140,6 +140,11 @@ class Translation:
         """The pieces that a trimmed model keeps, by number and digest."""
         return str(self.kept or "")
 
+    @property
+    def frozen_inputs(self) -> str:
+        """The items are what the model reads."""
+        return ""
+
     @cached_property
     def finetune(self) -> Checkpoint | None:
         """The checkpoint of ``--finetune``."""

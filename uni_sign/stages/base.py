@@ -151,6 +151,11 @@ class Stage(Protocol):
         """What a trimmed vocabulary keeps, in a few words; a run resumes only where it is the same. Empty: all."""
         ...
 
+    @property
+    def frozen_inputs(self) -> str:
+        """A digest of what frozen models make of the items, where they do; a run resumes only where it is the same."""
+        ...
+
     def check(self) -> None:
         """Read every input that can be known to be wrong, before any process group starts; raises InputError."""
         ...
