@@ -403,3 +403,14 @@ def test_plain_values_round_trip_through_yaml() -> None:
         values = converted(written, KINDS, "config.yaml")
         assert set(values) == set(plain)
         assert tuple(parse_flags([], *KINDS, defaults=written)) == configs
+
+
+def test_a_typed_flag_brings_down_the_defaults_that_it_limits(tmp_path: Path) -> None:
+    stage, config = {"epochs": 100, "warmup_epochs": 5.0, "min_lr": 1e-6}, tmp_path / "a.yaml"
+    config.write_text("warmup_epochs: 4\n")
+    [made] = parse_flags(["--num-epochs", "3", "--learning-rate", "1e-7"], TrainConfig, defaults=stage)
+    assert (made.warmup_epochs, made.min_lr) == (3, 1e-7)
+    [made] = parse_flags(["--config", str(config), "--epochs", "2"], TrainConfig, defaults=stage)
+    assert made.warmup_epochs == 2
+    with pytest.raises(InputError, match="--warmup_epochs 4 is more than --epochs 3"):
+        parse_flags(["--epochs", "3", "--warmup_epochs", "4"], TrainConfig, defaults=stage)

@@ -54,6 +54,16 @@ def test_a_folder_as_ravdess_lays_it_out(faces: Path) -> None:
     assert len(told) > 4
 
 
+def test_only_the_names_of_ravdess_tell_an_emotion(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "Actor_01"
+    folder.mkdir(parents=True)
+    names = ("01-01-05-02-01-01-12", "rec-2021-05-12", "01-01-05", "01-01-09-01-01-01-01")
+    for name in names:
+        (folder / f"{name}.mp4").write_bytes(b"")
+    told = {clip.video.stem: clip.emotion for clip in read_motion_clips(tmp_path)}
+    assert told == {name: "angry" if name == names[0] else None for name in names}
+
+
 def test_other_names_and_no_sound_beside(tmp_path: Path) -> None:
     path = tmp_path / "train" / "Actor_9" / "hello.mp4"
     path.parent.mkdir(parents=True)
