@@ -212,6 +212,9 @@ class TrainConfig:
         return None
 
 
+_FITTED = {"warmup_epochs": "epochs", "min_lr": "lr"}
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that raises InputError, names the nearest flag for an unknown one, and takes no abbreviations."""
 
@@ -250,6 +253,10 @@ def parse_flags(
         path = find_config(known.config, section)
         values |= converted(section_of(read_mapping(path), section, str(path)), kinds, str(path))
     values |= given
+    for name, limit in _FITTED.items():
+        # What nobody typed does not stand in the way of what was.
+        if limit in given and name not in given and name in values:
+            values[name] = min(values[name], values[limit])
     made = []
     for kind in kinds:
         instance = kind(**{name: value for name, value in values.items() if fields[name][0] is kind})
