@@ -18,6 +18,7 @@ from uni_sign.models.rectified_flow import (
     integrate,
     interpolate,
     item_noise,
+    joined,
     lambda_errors,
     sample,
     sample_clip,
@@ -332,6 +333,32 @@ def test_clips_hand_on_their_last_frames(previous: int) -> None:
     with pytest.raises(ValueError, match="8 frames of audio"):
         sample(velocity, noise[:, :2], audio, torch.zeros(1, 1, 1), torch.zeros(1, 1, 7), num_prev_frames=previous,
                guidance=PLAIN, solver=Solver("euler", 1))  # fmt: skip
+
+
+def test_a_clip_is_led_to_where_the_one_before_ended() -> None:
+    before, motion = torch.randn(2, 6, 3), torch.randn(2, 8, 3) + 5
+    found = joined(before, motion, 4)
+    steps = torch.cat([before, found], dim=1).diff(dim=1)
+    torch.testing.assert_close(found[:, 4:], motion[:, 4:])
+    torch.testing.assert_close(steps[:, 5], (before[:, -1] - before[:, -2] + motion[:, 1] - motion[:, 0]) / 2)
+    line = torch.arange(14.0)[None, :, None].expand(2, 14, 3)
+    torch.testing.assert_close(joined(line[:, :6], line[:, 6:], 4), line[:, 6:])
+    torch.testing.assert_close(joined(before, motion[:, :1], 4), motion[:, :1])
+
+
+def test_only_borders_are_led() -> None:
+    torch.manual_seed(3)
+    model = FlowTransformer(TINY).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+    options = {"num_prev_frames": 4, "guidance": float_guidance(), "solver": Solver()}
+    noise = item_noise([1], 2, 10, 32)
+    free, led = (sample(model, noise, *speech([20]), **options, join_frames=frames) for frames in (0, 3))
+    torch.testing.assert_close(led[:, :10], free[:, :10])
+    torch.testing.assert_close(led[:, 13:], free[:, 13:])
+    steps = free.diff(dim=1)
+    torch.testing.assert_close(led.diff(dim=1)[:, 9], (steps[:, 8] + steps[:, 10]) / 2)
 
 
 def test_a_network_without_emotion_reference_and_past() -> None:

@@ -56,6 +56,9 @@ class FlowInferConfig:
     torchdiffeq_ode_method: Method = flag("euler", "how the flow is followed")
     nfe: int = flag(10, "how often a step method asks for the velocity", check=at_least(1))
     nfe_mode: NfeMode = flag("evaluations", "official: --nfe counts points, as the released code does: one step fewer")
+    join_frames: int = flag(
+        10, "frames over which each 2 s of motion are led to where those before ended; 0: as FLOAT", check=at_least(0)
+    )
     ode_atol: float = flag(1e-5, "absolute tolerance of dopri5", check=above(0))
     ode_rtol: float = flag(1e-5, "relative tolerance of dopri5", check=above(0))
     seed: int = flag(15, "seed of the noise", check=at_least(0))
@@ -229,6 +232,7 @@ class _Generator:
                 num_prev_frames=sizes.num_prev_frames,
                 guidance=float_guidance(config.r_cfg_scale, config.a_cfg_scale, config.e_cfg_scale),
                 solver=config.solver(),
+                join_frames=config.join_frames,
             )
         coordinates: np.ndarray = (found[0].float().cpu() @ self._stage.coordinate_basis).numpy()
         return coordinates, waveform

@@ -264,14 +264,15 @@ def sample(
     guidance: Guidance,
     solver: Solver,
     lengths: Sequence[int] | None = None,
+    join_frames: int = 0,
 ) -> Tensor:
     """Motion (B, T, D) of audio (B, T, A), clip by clip (FLOAT), each begun from its noise.
 
     noise (B, clips, L, D), see `item_noise`; reference (B, 1, D) and emotion (B, 1, E), None where the network has no
     such condition: then ``guidance`` leaves it out. The frames before the first clip
     are zero, before the others the last ``num_prev_frames`` generated; the last clip is filled up by an item's last
-    audio frame. ``lengths``: the frames of each item, all T if not given; motion behind them is zero. Raises
-    ValueError for noise of fewer clips than there are.
+    audio frame. ``lengths``: the frames of each item, all T if not given; motion behind them is zero.
+    ``join_frames``: see `joined`; FLOAT's is 0. Raises ValueError for noise of fewer clips than there are.
     """
     clips, frames = noise.shape[1:3]
     length = audio.shape[1]
@@ -288,11 +289,28 @@ def sample(
         "prev_wa": audio.new_zeros(len(audio), num_prev_frames, audio.shape[2]),
     }
     kept = frames - num_prev_frames
-    motion = []
+    motion = list[Tensor]()
     for number, clip in enumerate(heard):
         told = {**conditions, "wa": clip, **(past if num_prev_frames else {})}
         generated = sample_clip(velocity, noise[:, number].to(audio.device), told, scales, solver)
+        if number and join_frames:
+            generated = joined(motion[-1], generated, join_frames)
         motion.append(generated)
         past = {"prev_x": generated[:, kept:], "prev_wa": clip[:, kept:]}
     whole = torch.cat(motion, dim=1)[:, :length]
     return whole.masked_fill((torch.arange(length, device=audio.device) > lasts)[:, :, None], 0.0)
+
+
+def joined(before: Tensor, motion: Tensor, frames: int) -> Tensor:
+    """Motion (B, L, D) led, over its first ``frames``, to where the clip ``before`` (B, L', D) ended.
+
+    Each clip errs by itself, and where one begins that shows as a step: there it becomes the mean of those on either
+    side. Clips of one frame stay as they are.
+    """
+    if min(before.shape[1], motion.shape[1]) < 2:
+        return motion
+    step = (before[:, -1] - before[:, -2] + motion[:, 1] - motion[:, 0]) / 2
+    shift = before[:, -1] + step - motion[:, 0]
+    share = torch.arange(motion.shape[1], device=motion.device) / frames
+    fading = (1 + torch.cos(torch.pi * share.clamp(max=1))) / 2
+    return motion + shift[:, None] * fading[:, None]
