@@ -240,3 +240,15 @@ def test_motion_on_another_scale_is_another_run(trained: Path, tmp_path: Path) -
     words = [*launcher("warm"), "-m", "uni_sign", "train", "rectified_flow", *shlex.split(SPEECH), "--batch_size", "4"]
     words += ["--motion_scale", "2", "--resume", "auto", "--output_dir", str(tmp_path / "speech")]
     assert "cannot be resumed: the digest of what frozen models make" in shell(words, cwd=trained, status=2).stderr
+
+
+def test_from_given_weights_the_projection_of_sound_stays(trained: Path, tmp_path: Path) -> None:
+    flags = f"{SPEECH} --batch_size 4 --max_steps 2 --finetune speech/best_checkpoint.pth"
+    train(trained, "rectified_flow", flags, tmp_path / "tuned")
+    before, after = (
+        torch.load(folder / "best_checkpoint.pth", weights_only=True)["model"]
+        for folder in (trained / "speech", tmp_path / "tuned")
+    )
+    same = {name for name, value in before.items() if torch.equal(value, after[name])}
+    assert {name for name in before if name.startswith("audio_encoder.")} <= same
+    assert any(name.startswith("fmt.") for name in before.keys() - same)

@@ -41,6 +41,7 @@ from uni_sign.models.rectified_flow import (
     stratified_times,
     velocity_target,
 )
+from uni_sign.models.speech_motion import SpeechMotion
 from uni_sign.models.wav2vec2 import feature_width, read_wav2vec2_config
 from uni_sign.models.weights import fingerprint, unwrap
 from uni_sign.stages._cached import Extractor
@@ -235,13 +236,18 @@ class SpeechFlow(Faces):
         return self.collate([windows[Key(0, 0)] for _ in range(items)])
 
     def meta_model(self) -> nn.Module:
-        """The model without its weights."""
+        """The model without its weights, with what is frozen frozen."""
         with torch.device("meta"):
-            return speech_motion(self.model_config)
+            return self._frozen(speech_motion(self.model_config))
+
+    def _frozen(self, model: SpeechMotion) -> SpeechMotion:
+        """The projection of sound trains unless it is loaded, as the models behind it are."""
+        model.audio_encoder.audio_projection.requires_grad_(self.trained is None)
+        return model
 
     def build_model(self) -> nn.Module:
-        """The model with its starting weights."""
-        model = speech_motion(self.model_config)
+        """The model with its starting weights, and with what is frozen frozen."""
+        model = self._frozen(speech_motion(self.model_config))
         if self.trained is not None:
             checkpoint = unwrap(self.trained, self.config.finetune)
             self.notes.append(load_speech_motion(model, checkpoint))
