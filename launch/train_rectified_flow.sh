@@ -23,11 +23,12 @@ value() {  # of a flag, or else of the file of --config
         given=$(python - "$1" "$CONFIG" <<'EOF'
 import sys
 from pathlib import Path
-from uni_sign.config import section_of
+from uni_sign.config import find_config, section_of
 from uni_sign.errors import InputError
 from uni_sign.yaml_files import read_mapping
-name, path = sys.argv[1], Path(sys.argv[2])
+name = sys.argv[1]
 try:
+    path = find_config(Path(sys.argv[2]), "rectified_flow")
     flags = section_of(read_mapping(path), "rectified_flow", str(path))
 except InputError as error:
     sys.exit(f"uni-sign: error: {error}")
@@ -40,7 +41,7 @@ EOF
 OUT=$(value output_dir "$@"); OUT=${OUT:-out/rectified_flow}
 AUTOENCODER=$(value autoencoder_path "$@")
 DATA=$(value data_root "$@"); FACES=(); SPEECH=()
-if [ -z "$DATA" ]; then
+if [ -z "$DATA" ] || [ "$CONFIG" = small ]; then
     uni-sign demo-data --talking_faces  # the faces, and the speech model that small flows hear with
 fi
 if [ "$CONFIG" = small ] || [ -z "$DATA" ]; then FACES=(--config small --batch_size $(( 8 / PROCESSES ))); fi
@@ -49,7 +50,9 @@ for name in data_root cache_dir; do
     GIVEN=$(value "$name" "$@")
     [ -z "$GIVEN" ] || FACES+=("--$name" "$GIVEN")
 done
-[[ " ${*//-/_} " != *" __force_preprocess "* ]] || FACES+=(--force_preprocess)
+if [[ " ${*//-/_} " = *" __force_preprocess "* ]] || [ "$(value force_preprocess)" = True ]; then
+    FACES+=(--force_preprocess)
+fi
 train() { deepspeed --num_gpus "$PROCESSES" --module uni_sign train "$@"; }
 if [ -z "$AUTOENCODER" ]; then
     AUTOENCODER=$OUT/motion_autoencoder/best_checkpoint.pth

@@ -45,6 +45,13 @@ def test_the_demo(tmp_path: Path) -> None:
         (tmp_path / "record").unlink()
 
 
+def test_a_small_model_of_own_data_hears_with_the_demo_s(tmp_path: Path) -> None:
+    demo, faces, speech, _ = run(tmp_path, "--config", "small", "--data_root", "clips")
+    assert demo == "uni-sign demo-data --talking_faces"
+    assert "--config small --batch_size 4 --data_root clips" in faces
+    assert "--config small --batch_size 8 --resume auto --config small --data_root clips" in speech
+
+
 def test_own_data_by_flags(tmp_path: Path) -> None:
     faces, speech, _ = run(
         tmp_path, "--data-root=clips", "--cache-dir", "fast", "--batch-size", "3", "--force-preprocess"

@@ -1,6 +1,7 @@
 """What ends a command: every message is one sentence with the remedy."""
 
 _LONGEST = 1000  # characters
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class InputError(Exception):
@@ -28,6 +29,11 @@ class Preempted(Exception):
 
 class Done(Exception):
     """All that was asked is done, before any training: commands print the message and exit with status 0."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is exhausted, that of a GPU too, as PyTorch says it."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)
 
 
 def one_line(text: str) -> str:

@@ -75,3 +75,12 @@ def test_a_cache_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"a file")
     with pytest.raises(InputError, match="choose another --cache_dir"):
         filled(tmp_path, ["a", "b"], _finite)
+
+
+def test_of_several_at_once_only_the_bad_one_is_left_out(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path / "cache", {})
+    stage = SimpleNamespace(config=CacheConfig(), cache=cache, notes=[], extractor=lambda _: _finite)
+    items = [*map(str, range(9)), "bad", "last"]
+    problems = fill_cache(stage, {"train": items[:-1], "val": items[-1:]}, ALONE, "made", at_once=4)
+    assert cache.missing(items) == ["bad"]
+    assert len(problems) == 1

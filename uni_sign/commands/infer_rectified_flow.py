@@ -113,10 +113,12 @@ def infer_rectified_flow(name: str, argv: Sequence[str]) -> int:  # noqa: ARG001
     for job in tqdm(jobs, desc=FLOW, unit="clip", disable=len(jobs) == 1):
         try:
             made = generator.motion(job)
+            own = read_audio(job.own, RATE) if config.split else made[1]
         except InputError as error:
             problems.append(str(error))
             continue
-        scores += _written(generator, job, made, folder)
+        opening = _written(generator, job, made, folder)
+        scores += [_mouth_and_sound(opening, own, stage.config.fps)] if config.split and len(opening) else []
     if len(problems) == len(jobs):
         raise InputError(problems[0])
     print("".join(f"Left out: {problem}\n" for problem in problems), end="")
@@ -164,14 +166,14 @@ def _jobs(stage: Any, config: FlowInferConfig) -> list[_Job]:
     ]
 
 
-def _written(generator: "_Generator", job: _Job, made: tuple[np.ndarray, np.ndarray], folder: Path) -> list[float]:
-    """Write a job's motion and video; of a clip of a split, how far its mouth goes with its own sound."""
+def _written(generator: "_Generator", job: _Job, made: tuple[np.ndarray, np.ndarray], folder: Path) -> np.ndarray:
+    """Write a job's motion and video; returns how far the mouth is open (T,), of no frame where there is no video."""
     config, fps = generator.config, generator.fps
     coordinates, waveform = made
     motion = coordinates @ generator.basis.numpy().T
     _save(folder / f"{job.name}.npz", motion=motion, coordinates=coordinates, fps=fps)
     if not config.videos:
-        return []
+        return np.zeros(0)
     openings = list[np.ndarray]()
 
     def frames() -> Iterator[np.ndarray]:
@@ -180,7 +182,7 @@ def _written(generator: "_Generator", job: _Job, made: tuple[np.ndarray, np.ndar
             yield from pictures
 
     write_video_with_sound(folder / f"{job.name}.mp4", frames(), fps, waveform, RATE)
-    return [_mouth_and_sound(np.concatenate(openings), job.own, fps)] if config.split else []
+    return np.concatenate(openings)
 
 
 def _save(path: Path, **arrays: Any) -> None:
@@ -194,9 +196,8 @@ def _save(path: Path, **arrays: Any) -> None:
         raise InputError(f"{path} cannot be written ({error.strerror or error}): choose another folder.") from None
 
 
-def _mouth_and_sound(opening: np.ndarray, own: Path, fps: float) -> float:
+def _mouth_and_sound(opening: np.ndarray, waveform: np.ndarray, fps: float) -> float:
     """How far the mouth goes with the loudness of what that face says, whatever it heard."""
-    waveform = read_audio(own, RATE)
     frames = min(len(opening), max(1, round(len(waveform) * fps / RATE)))
     return pearson(opening[:frames], loudness(waveform, frames, fps))
 

@@ -82,9 +82,12 @@ class _Signer:
 
 def _write(path: Path, poses: np.ndarray) -> None:
     pose, partial = pose_of_vectors(poses), path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        write_npz(file, pose.keypoints, pose.scores, _EXTRACTOR)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            write_npz(file, pose.keypoints, pose.scores, _EXTRACTOR)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _film(path: Path, text: str, poses: np.ndarray, fps: float) -> None:

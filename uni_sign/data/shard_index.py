@@ -47,7 +47,7 @@ def write_index(folder: Path) -> None:
     shards, target = Shards(folder), folder / NAME
     partial = target.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        with open_partial(partial) as file:
+        with open_partial(partial, wait=True) as file:
             with pa.ipc.new_file(file, SCHEMA) as arrow:
                 for number, path in enumerate(shards.files):
                     arrow.write_batch(_batch(shards, number, path))

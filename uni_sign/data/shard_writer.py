@@ -131,15 +131,20 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def open_partial(path: Path) -> BinaryIO:
-    """A new hidden file, which `remove_leftovers` leaves alone while it is open; raises BlockingIOError where it is."""
+def open_partial(path: Path, wait: bool = False) -> BinaryIO:
+    """A new hidden file, which `remove_leftovers` leaves alone while it is open.
+
+    Where another process has it open this one waits, or BlockingIOError is raised.
+    """
     while True:
         file = path.open("ab")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists():  # it was not removed before it was locked
-                file.truncate(0)
-                return file
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # Before it was locked it may have been removed, or have become a shard.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    file.truncate(0)
+                    return file
         except BaseException:
             file.close()
             raise
@@ -150,6 +155,6 @@ def remove_leftovers(folder: Path) -> None:
     """Open shards of killed writers; for when no clip is left that anyone could be writing."""
     for path in folder.glob(".*.partial"):
         # Another share that ends now may be writing the index.
-        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+        with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:  # NFS locks what can be written
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def write_video_with_sound(
                 container.mux(audio.encode(sound))
                 container.mux(audio.encode())
         partial.replace(path)
-    except _FAILURES as error:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if not isinstance(error, _FAILURES):
+            raise
         raise InputError(f"{path} cannot be written as a video ({error}): choose another folder.") from None

@@ -291,7 +291,7 @@ _SET_UP = {
     "ema_decay": "--ema_decay",
     "vocabulary": "the trimmed vocabulary (--trim_vocab)",
     "frozen_inputs": "the digest of what frozen models make of the clips (--autoencoder_path, --wav2vec_model_path, "
-    "--emotion_model_path, --only_last_features, --fps, --motion_scale; --mt5)",
+    "--emotion_model_path, --only_last_features, --fps, --motion_scale, --finetune; --mt5)",
     "order": "the digest of the training clips' lengths and order (their files, --max_length, --frames_per_batch, "
     "with --stream --stream_buffer and the number of machines)",
 }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from uni_sign.config import TrainConfig
-from uni_sign.errors import PeerLostError, RunError
+from uni_sign.errors import PeerLostError, RunError, is_out_of_memory
 
 # gloo, NCCL and torch's store word it differently.
 _PEER_SIGNS = (
@@ -22,7 +22,6 @@ _PEER_SIGNS = (
     "wait timeout",
     "Application timeout",
 )
-_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def named_failures(config: TrainConfig, plain: Mapping[str, Any], last_checkpoin
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
-        if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY_SIGNS):
+        if is_out_of_memory(error):
             raise RunError(f"Out of memory{_first_line(text)}: {memory_advice(config, plain)}.") from error
         if any(sign in text for sign in _PEER_SIGNS):
             raise PeerLostError(

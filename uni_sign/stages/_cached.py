@@ -10,9 +10,10 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from uni_sign.config import flag
-from uni_sign.data.feature_cache import Cached, FeatureCache, told
-from uni_sign.errors import Done, InputError
+from uni_sign.data.feature_cache import Cached, FeatureCache, digest_of, told
+from uni_sign.errors import Done, InputError, is_out_of_memory
 
+_UNSHARED = "--cache_dir must be the same folder for all processes: give one that all machines share."
 _BETWEEN_MEETINGS = 4  # times that a rank extracts
 Extractor = Callable[[Sequence[Any]], list[dict[str, np.ndarray]]]
 
@@ -58,13 +59,21 @@ def fill_cache(
     if torn := [] if config.force_preprocess else cache.torn(missing):
         stage.notes.append(f"{cache.folder}: {len(torn)} torn files are made anew, the first of {told(torn[0])}.")
     # Before any rank adds to the cache, so that all of them share out the same.
-    accelerator.wait_for_everyone()
+    _check_shared(missing, accelerator)
     problems = _make_together(stage, missing, accelerator, what, at_once)
     if config.train_only or config.test_only:
         raise Done("\n".join([*problems, f"{', '.join(wanted)}: {cache.status(items)}"]))
-    if len(cache.missing(items)) > len(problems) * at_once:
-        raise InputError("--cache_dir must be the same folder for all processes: give one that all machines share.")
+    if len(cache.missing(items)) > len(problems):
+        raise InputError(_UNSHARED)
     return problems
+
+
+def _check_shared(missing: Sequence[Cached], accelerator: Any) -> None:
+    """Collective: raises InputError where another rank misses others."""
+    if accelerator.num_processes > 1:
+        digest = digest_of({"missing": [told(item) for item in missing]})
+        if len(set(gather_object([digest]))) > 1:
+            raise InputError(_UNSHARED)
 
 
 def _make_together(stage: Any, missing: Sequence[Cached], accelerator: Any, what: str, at_once: int) -> list[str]:
@@ -106,20 +115,24 @@ class _Maker:
             try:
                 made = self._read(chosen)
             except InputError as error:
-                problems.append(str(error))
+                # One that cannot be made must not take the others with it.
+                problems += [str(error)] if len(chosen) == 1 else self._one_by_one(chosen)
                 continue
             for item, arrays in zip(chosen, made, strict=True):
                 self._stage.cache.store(item, arrays)
         return problems
+
+    def _one_by_one(self, items: Sequence[Cached]) -> list[str]:
+        return [problem for item in items for problem in self.make([item])]
 
     def _read(self, chosen: Sequence[Cached]) -> list[dict[str, np.ndarray]]:
         assert self._extract is not None
         try:
             made = self._extract(chosen)
         except (RuntimeError, MemoryError) as error:
-            if "memory" not in str(error) and not isinstance(error, MemoryError):
+            if not is_out_of_memory(error):
                 raise
-            raise InputError(f"{told(chosen[0])} does not fit into memory: cut it into shorter clips.") from None
+            raise InputError(f"{told(chosen[0])} does not fit into memory: make it shorter, or leave it out.") from None
         for item, arrays in zip(chosen, made, strict=True):
             self._stage.cache.path(item)  # whose files must be there to be known again
             if not all(np.isfinite(value).all() for value in arrays.values()):

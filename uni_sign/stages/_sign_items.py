@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from uni_sign.data.pose_vectors import POSE_VALUES, pose_vectors
 from uni_sign.data.samples import Samples
 from uni_sign.data.signs import Clip, Key, SignDataset, Unusable
+from uni_sign.errors import InputError
 from uni_sign.models.flow_transformer import draw_masks
 from uni_sign.models.rectified_flow import TimeKind, sample_time
 from uni_sign.models.signing_flow import PoseScale
@@ -60,10 +61,14 @@ class SignItems:
         clip = self.clips[key]
         if isinstance(clip, Unusable):
             return clip
+        try:
+            text = torch.from_numpy(np.array(self.read(clip.sample.target)))
+        except InputError as error:  # it could not be made, which is told already
+            return Unusable(str(error))
         item = {
             **{"index": key.index if key.counted else -1, "name": clip.sample.name},
             "poses": self.scale.scaled(torch.from_numpy(pose_vectors(clip.parts))),
-            "text": torch.from_numpy(np.array(self.read(clip.sample.target))),
+            "text": text,
             "language": self.languages.index(clip.sample.language),
         }
         return item if self.draws is None else item | _drawn(self.draws, clip)

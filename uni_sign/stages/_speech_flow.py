@@ -168,8 +168,9 @@ class SpeechFlow(Faces):
 
     @property
     def frozen_inputs(self) -> str:
-        """Of other frozen models, and on another scale, motion is another."""
-        return digest_of({**self.settings, "motion_scale": self.model_config["motion_scale"]})
+        """Of other frozen models, and on another scale, motion is another; what is loaded is frozen."""
+        own = {"motion_scale": self.model_config["motion_scale"], "loaded": self.trained is not None}
+        return digest_of({**self.settings, **own})
 
     def check(self) -> None:
         """Read every input that can be known to be wrong before training; raises InputError."""
