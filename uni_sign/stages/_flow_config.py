@@ -22,7 +22,9 @@ class FlowConfig:
 
     motion: Literal["face", "signing"] = flag("face", "speech to a talking face, or text to signing")
     finetune: str = flag(
-        "", "start from the weights of this best file, with its sizes, or of float.pth", aliases=("ckpt_path",)
+        "",
+        "start from the weights of this best file, with its sizes, or of float.pth; the projection of sound then stays",
+        aliases=("ckpt_path",),
     )
     dim_h: int = flag(1024, "width of the network", check=at_least(1))
     fmt_depth: int = flag(8, "its blocks", check=between(1, 200))
