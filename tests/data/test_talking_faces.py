@@ -90,6 +90,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         generate_talking_faces(tmp_path / "file", clips=1, progress=False)
     with pytest.raises(InputError, match=r"a\.mp4 cannot be written"):
         write_video_with_sound(tmp_path / "none" / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8), 25)
+    with pytest.raises(InputError, match="it has no pictures"):
+        write_video_with_sound(tmp_path / "a.mp4", iter(()), 25)
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])

@@ -181,9 +181,27 @@ def test_a_split_is_scored_and_its_sound_shuffled(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = f"{INFER} --checkpoint speech/best_checkpoint.pth --split test --nfe 2 --output_dir {tmp_path}"
-    assert "(mean of 2 clips)" in here(trained, flags, monkeypatch, capsys)
+    said = here(trained, flags, monkeypatch, capsys)
+    assert "(mean of 2 clips)" in said
+    assert "where a window begins: mean" in said
     assert "they heard another clip's" in here(trained, f"{flags} --shuffle_audio", monkeypatch, capsys)
     assert len(list(tmp_path.glob("*.mp4"))) == 2
+
+
+@pytest.mark.parametrize("more", ["", "--shuffle_audio"])
+def test_a_clip_of_a_split_that_cannot_be_read_is_left_out_and_named(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: str
+) -> None:
+    rows = [json.loads(line) for line in (trained / "clips.jsonl").read_text().splitlines()]
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    for row in rows[3:4]:
+        row |= {"audio": str(tmp_path / "broken.wav"), "split": "test"}
+    (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = f"{INFER} --checkpoint speech/best_checkpoint.pth --split test --nfe 2 --data_root {tmp_path}/clips.jsonl"
+    said = here(trained, f"{flags} --output_dir {tmp_path}/o {more}", monkeypatch, capsys)
+    assert f"Left out: {tmp_path / 'broken.wav'}" in said
+    # Shuffled, another clip hears it, too.
+    assert len(list((tmp_path / "o").glob("*.mp4"))) == (1 if more else 2)
 
 
 def test_the_cache_is_told_of_filled_in_parts_and_made_anew(

@@ -175,6 +175,10 @@ def test_state_round_trip(tmp_path: Path) -> None:
             read_state(tmp_path, RunState(**{**set_up, name: value + 1}))
     with pytest.raises(InputError, match=r"--trim_vocab.* was none there and is 640 pieces here"):
         read_state(tmp_path, RunState(**set_up, vocabulary="640 pieces"))
+    assert read_state(tmp_path, RunState(**set_up, frozen_inputs="ab")) == state
+    (tmp_path / "state.json").write_text(json.dumps(asdict(state) | {"frozen_inputs": "cd"}))
+    with pytest.raises(InputError, match=r"--autoencoder_path.* was cd there and is ab here"):
+        read_state(tmp_path, RunState(**set_up, frozen_inputs="ab"))
 
 
 def test_the_checkpoint_written_last_is_the_newest(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uni_sign.errors import InputError
-from uni_sign.metrics.motion import distance_ratio, dtw_mje, duration_ratio, pearson
+from uni_sign.metrics.motion import distance_ratio, dtw_mje, duration_ratio, pearson, steps_at_borders
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 50), st.floats(0.1, 10), st.floats(-5, 5))
@@ -119,3 +119,11 @@ def test_motion_that_cannot_be_compared(
             score(generated, true, mask)
     with pytest.raises(InputError, match="nothing to score"):
         duration_ratio(generated, true[:0])
+
+
+def test_steps_at_borders() -> None:
+    motion = np.array([0.0, 1, 3, 10, 11, 13, 20])[:, None] * np.array([[0.6, 0.8]])
+    borders, inside = steps_at_borders(motion, 3)
+    np.testing.assert_allclose(borders, [7, 7])
+    np.testing.assert_allclose(inside, [1, 2, 1, 2])
+    assert len(steps_at_borders(motion[:3], 3)[0]) == 0

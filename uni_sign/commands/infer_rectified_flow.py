@@ -19,7 +19,7 @@ from uni_sign.data.motion_clips import MotionClip, read_face, read_picture
 from uni_sign.data.safe_tensors import load_tensors
 from uni_sign.data.video_writer import write_video_with_sound
 from uni_sign.errors import InputError
-from uni_sign.metrics.motion import pearson
+from uni_sign.metrics.motion import pearson, steps_at_borders
 from uni_sign.models.audio_encoder import emotion_label
 from uni_sign.models.motion_models import FLOW
 from uni_sign.models.rectified_flow import Method, NfeMode, Solver, float_guidance, item_noise, sample
@@ -57,7 +57,9 @@ class FlowInferConfig:
     nfe: int = flag(10, "how often a step method asks for the velocity", check=at_least(1))
     nfe_mode: NfeMode = flag("evaluations", "official: --nfe counts points, as the released code does: one step fewer")
     join_frames: int = flag(
-        10, "frames over which each 2 s of motion are led to where those before ended; 0: as FLOAT", check=at_least(0)
+        10,
+        "frames over which each window of motion is led to where the last one ended; 0: as FLOAT",
+        check=at_least(0),
     )
     ode_atol: float = flag(1e-5, "absolute tolerance of dopri5", check=above(0))
     ode_rtol: float = flag(1e-5, "relative tolerance of dopri5", check=above(0))
@@ -110,6 +112,7 @@ def infer_rectified_flow(name: str, argv: Sequence[str]) -> int:  # noqa: ARG001
     generator = _Generator(stage, config, device)
     folder = made_folder(config.output_dir)
     jobs, scores, problems = _jobs(stage, config), list[float](), list[str]()
+    borders, inside = list[float](), list[float]()
     for job in tqdm(jobs, desc=FLOW, unit="clip", disable=len(jobs) == 1):
         try:
             made = generator.motion(job)
@@ -117,6 +120,8 @@ def infer_rectified_flow(name: str, argv: Sequence[str]) -> int:  # noqa: ARG001
         except InputError as error:
             problems.append(str(error))
             continue
+        for steps, found in zip((borders, inside), steps_at_borders(made[0], stage.sizes.frames), strict=True):
+            steps += found.tolist()
         opening = _written(generator, job, made, folder)
         scores += [_mouth_and_sound(opening, own, stage.config.fps)] if config.split and len(opening) else []
     if len(problems) == len(jobs):
@@ -128,6 +133,9 @@ def infer_rectified_flow(name: str, argv: Sequence[str]) -> int:  # noqa: ARG001
         heard = "; they heard another clip's" if config.shuffle_audio else ""
         told = f"Pearson {np.mean(scores):.3f} (mean of {len(scores)} clips{heard})"
         print(f"mouth opening and loudness of the clip's own sound: {told}")
+    if config.split and borders:
+        sides = [f"mean {np.mean(steps):.3f}, largest {np.max(steps):.3f}" for steps in (borders, inside)]
+        print(f"step from frame to frame where a window begins: {sides[0]}; within windows: {sides[1]}")
     return 0
 
 

@@ -39,7 +39,9 @@ def write_video_with_sound(
     try:
         with av.open(str(partial), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             rest = iter(frames)
-            first = next(rest)
+            first = next(rest, None)
+            if first is None:
+                raise ValueError("it has no pictures")
             odd = [side % 2 for side in first.shape[:2]]
             video = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
             video.height, video.width = (side + more for side, more in zip(first.shape[:2], odd, strict=True))

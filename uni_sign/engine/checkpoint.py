@@ -309,6 +309,8 @@ def read_state(folder: Path, own: RunState) -> RunState:
         raise InputError(f"{folder / 'state.json'} cannot be read: {error}.") from error
     for name, meaning in _SET_UP.items():
         theirs, ours = getattr(state, name), getattr(own, name)
+        if name == "frozen_inputs" and not theirs:
+            continue  # written before checkpoints said it
         if theirs != ours:
             theirs, ours = (value if value != "" else "none" for value in (theirs, ours))
             raise InputError(f"{folder} cannot be resumed: {meaning} was {theirs} there and is {ours} here.")

@@ -94,3 +94,10 @@ def _travelled(motion: np.ndarray, seen: np.ndarray) -> float:
     both = seen[1:] & seen[:-1]
     steps = np.linalg.norm(np.diff(motion, axis=0), axis=2)
     return len(both) * float(steps[both].mean()) if both.any() else 0.0
+
+
+def steps_at_borders(motion: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """How far motion (T, M) goes from frame to frame where windows of so many ``frames`` begin, and elsewhere."""
+    steps = np.linalg.norm(np.diff(motion, axis=0), axis=1)
+    begins = (np.arange(len(steps)) + 1) % frames == 0
+    return steps[begins], steps[~begins]
