@@ -77,7 +77,7 @@ def _check_shared(missing: Sequence[Cached], accelerator: Any) -> None:
 
 
 def _make_together(stage: Any, missing: Sequence[Cached], accelerator: Any, what: str, at_once: int) -> list[str]:
-    """Collective: make and keep what is missing; returns a sentence for each item of which that cannot be made.
+    """Collective: make and keep what is missing; returns a sentence for each item that cannot be made.
 
     The ranks meet after every few items: one that waited until all others are through would give them up for lost.
     """
